@@ -1,0 +1,43 @@
+# `make train` and `make test` set up all that they need on a fresh machine.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 10
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## a virtual environment in .venv with all that the project needs
+
+train: $(READY)  ## train and test one model: make train ARGS='model=gru trainer.max_epochs=10'
+	$(BIN)/python -m imdb_lightning $(ARGS)
+
+test: $(READY)  ## the test suite: make test ARGS='-m slow'
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## style, formatting and types; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test  ## lint, types and tests
+
+format: $(READY)  ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+board: $(READY)  ## TensorBoard on outputs/, at http://127.0.0.1:6006
+	$(BIN)/tensorboard --logdir outputs --bind_all=false --host 127.0.0.1
+
+clean:  ## remove the environment and caches; outputs/ stays
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup train test lint check format board clean

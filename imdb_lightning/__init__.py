@@ -1,0 +1,34 @@
+"""A bench for recurrent text classifiers: RNN, LSTM and GRU on IMDB film reviews.
+
+    python -m imdb_lightning model=gru trainer.max_epochs=10
+
+The way from this command to the equations: `__main__.main` -> `train.train` ->
+`model.classifier.Classifier._step` -> `model.backbones.Backbone.forward` ->
+`model.cells.LSTMCell.forward`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .model.cells import Cell as Cell
+    from .model.cells import GRUCell as GRUCell
+    from .model.cells import LSTMCell as LSTMCell
+    from .model.cells import RNNCell as RNNCell
+    from .model.check import check_cell as check_cell
+
+__version__ = "0.1.0"
+__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "check_cell"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, since torch takes seconds to import and --help does not need it.
+    if name == "check_cell":
+        from .model.check import check_cell
+
+        return check_cell
+    if name in __all__:
+        from .model import cells
+
+        return getattr(cells, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,113 @@
+"""The command line: python -m imdb_lightning KEY=VALUE ... trains, then tests once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from . import config
+
+
+log = logging.getLogger("imdb_lightning")
+
+
+def main() -> None:
+    """Exits with 0 done, 1 the run failed, 2 the command line is wrong, 130 and 143 interrupted."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own cell, also under the console script
+    options = get_args_parser().parse_args()
+    asks = options.help or options.hydra_help or options.shell_completion or options.config_path
+    if not asks and not options.config_name and not options.experimental_rerun:
+        mistakes, jobs = config.mistakes_in(
+            options.overrides, bool(options.multirun), options.config_dir
+        )
+        if not mistakes and not options.cfg and not options.info:
+            mistakes = missing(jobs)
+        if mistakes:
+            leave(2, *mistakes)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    failures: list[str] = []
+
+    @hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")
+    def job(cfg: DictConfig) -> float | None:
+        from .data.sources import DataError
+        from .train import train
+
+        hydra_config = HydraConfig.get()
+        try:
+            return train(cfg, Path(hydra_config.runtime.output_dir))["val/acc"]
+        except DataError as error:
+            log.error("%s", error)
+        except Exception:
+            log.exception("the run failed")
+        if hydra_config.mode == RunMode.MULTIRUN:
+            raise RuntimeError(f"failed: {hydra_config.runtime.output_dir}") from None
+        failures.append(hydra_config.runtime.output_dir)
+        return None
+
+    job()
+    if failures:
+        sys.exit(1)
+
+
+def missing(jobs: list[DictConfig]) -> list[str]:
+    """What the jobs ask for and this machine lacks: a GPU, the reviews.
+
+    Where there are no reviews and data.fallback allows it, puts data.name=synthetic on the command
+    line, so that the configuration, the run's name and all that it writes say so.
+    """
+    lacks = []
+    accelerators = {cfg.trainer.accelerator for cfg in jobs} - {"auto", "cpu"}
+    if accelerators:
+        import torch  # seconds: only where the answer needs it
+
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        there = {"gpu": cuda or mps, "cuda": cuda, "mps": mps}
+        lacks += [
+            f"trainer.accelerator={name}: there is no such device here; trainer=cpu or trainer=auto"
+            for name in sorted(accelerators)
+            if not there[name]
+        ]
+    real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
+    if real:
+        from .data import sources
+
+        try:
+            for path in {data.path for data in real}:
+                sources.find(path)
+        except sources.DataNotFound as error:
+            if any(data.fallback is None or data.path is not None for data in real):
+                lacks.append(str(error))
+            elif not lacks:
+                print(f"synthetic: {error}", file=sys.stderr)
+                print("synthetic: training on the synthetic corpus instead", file=sys.stderr)
+                sys.argv.append("data.name=synthetic")
+    return lacks
+
+
+def leave(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        print(f"imdb_lightning: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def stop(number: int, _: FrameType | None) -> NoReturn:
+    """Ctrl-C and SIGTERM: unwind, so that the run says how it ended; the second one ends at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""The configuration: where conf/ is, and what is wrong with a command line before anything runs.
+
+Hydra composes the configuration; this module finds the mistakes that Hydra reports one at a time,
+without a hint, or not at all. It imports neither torch nor lightning, so that answers are quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+def conf_dir() -> Path:
+    """conf/ inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise SystemExit("imdb_lightning: conf/ is neither inside the package nor beside it; reinstall")
+
+
+def run_name(overrides: str, dataset: str) -> str:
+    """A directory name for one job of a sweep: its overrides, readable and safe.
+
+    Two sets of overrides never share a name: where a character had to go, a hash is added.
+    """
+    readable = overrides.replace("experiment=", "").replace("/", "-") or "default"
+    name = re.sub(r"[^\w=,.+-]", "_", readable)
+    if name != readable or len(name) > 150:
+        name = f"{name[:150]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    if dataset == "synthetic" and "synthetic" not in name:
+        name += ",synthetic"
+    return name
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+# What a value may be
+
+
+Check = Callable[[Any], bool]
+
+
+def whole(least: int, most: float = math.inf) -> tuple[Check, str]:
+    upto = f" to {most}" if most < math.inf else " or more"
+    return (
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most,
+        f"a whole number, {least}{upto}",
+    )
+
+
+def number(least: float, below: float = math.inf, *, above: bool = False) -> tuple[Check, str]:
+    def check(v: Any) -> bool:
+        is_number = isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+        return is_number and (v > least if above else v >= least) and v < below
+
+    lower = f"above {least:g}" if above else f"{least:g} or more"
+    return check, f"a number {lower}" + (f" and below {below:g}" if below < math.inf else "")
+
+
+def one_of(*names: Any) -> tuple[Check, str]:
+    texts = ", ".join("null" if name is None else str(name).lower() for name in names)
+    return lambda v: any(v is name or (v == name and type(v) is type(name)) for name in names), (
+        f"one of {texts}"
+    )
+
+
+def or_null(rule: tuple[Check, str]) -> tuple[Check, str]:
+    check, what = rule
+    return lambda v: v is None or check(v), f"{what}, or null"
+
+
+TEXT = (lambda v: isinstance(v, str) and bool(v.strip()), "a text")
+SWITCH = one_of(True, False)
+ONE_DEVICE = (
+    lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
+    "1, or a list of one device number such as [0]; a sweep spreads runs over devices",
+)
+
+RULES: dict[str, tuple[Check, str]] = {
+    "seed": whole(0, 2**32 - 1),
+    "test_checkpoint": one_of("last", "best"),
+    "optim.lr": number(0, above=True),
+    "optim.weight_decay": number(0),
+    "data.name": one_of("imdb", "synthetic"),
+    "data.path": or_null(TEXT),
+    "data.fallback": one_of("synthetic", None),
+    "data.train_size": whole(2),
+    "data.test_size": whole(2),
+    "data.val_size": whole(2),
+    "data.distance": whole(0),
+    "data.seed": whole(0),
+    "data.vocab_size": whole(3),
+    "data.max_length": whole(2),
+    "data.truncation": one_of("head", "tail", "head_tail"),
+    "data.batch_size": whole(1),
+    "data.num_workers": whole(0),
+    "data.cache_dir": or_null(TEXT),
+    "model.name": TEXT,
+    "model.embedding_size": whole(1),
+    "model.hidden_size": whole(1),
+    "model.num_layers": whole(1),
+    "model.bidirectional": SWITCH,
+    "model.dropout": number(0, 1),
+    "model.pooling": one_of("mean", "max", "last", "mean_max", "mean_padded"),
+    "model.loss": one_of("cross_entropy", "nll", "nll_on_raw_logits"),
+    "model.cell.reset": one_of("before", "after"),
+    "trainer.max_epochs": whole(1),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": ONE_DEVICE,
+    "trainer.precision": one_of("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"),
+    "trainer.gradient_clip_val": or_null(number(0, above=True)),
+    "trainer.early_stopping": or_null(whole(1)),
+    "trainer.deterministic": SWITCH,
+}
+REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", "model.cell.reset")]
+
+
+def wrong_values(cfg: DictConfig) -> list[str]:
+    """One line for each value of a composed configuration that is missing or out of its range."""
+    values = flat(OmegaConf.to_container(cfg, resolve=True))
+    mistakes = [f"{key} is missing: {RULES[key][1]}" for key in REQUIRED if key not in values]
+    for key, value in values.items():
+        if key in RULES and not RULES[key][0](value):
+            shown = "null" if value is None else value
+            mistakes.append(f"{key}={shown}: it takes {RULES[key][1]}{nearest_choice(key, value)}")
+    if not ("model.layer._target_" in values or "model.cell._target_" in values):
+        mistakes.append("model has neither layer._target_ (PyTorch's) nor cell._target_")
+    distance, length = values.get("data.distance"), values.get("data.max_length")
+    if values.get("data.name") == "synthetic" and isinstance(distance, int):
+        if isinstance(length, int) and distance + 40 >= length > 0:
+            mistakes.append(
+                f"data.distance={distance}: it needs data.max_length={distance + 41} or more"
+            )
+    path = values.get("data.path")
+    real = values.get("data.name") == "imdb"
+    if real and isinstance(path, str) and not os.path.exists(full(path)):
+        mistakes.append(
+            f"data.path={path}: no such file or folder; give a parquet folder, an aclImdb folder "
+            "or aclImdb_v1.tar.gz (IMDB_DATA in the environment sets data.path too)"
+        )
+    return mistakes
+
+
+def full(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """{"model.hidden_size": 64, ...}: the leaves of nested dictionaries."""
+    leaves: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
+
+
+def nearest_choice(key: str, value: Any) -> str:
+    what = RULES[key][1]
+    if not (isinstance(value, str) and what.startswith("one of ")):
+        return ""
+    return nearest(value, what.removeprefix("one of ").split(", "))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """"; did you mean ...?", or nothing where no known word is near."""
+    candidates = list(known)
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    if not close:  # the right name in the wrong place, such as hidden_size for model.hidden_size
+        close = [c for c in candidates if c.split(".")[-1] == word.split(".")[-1]][:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# What a command line says
+
+
+def mistakes_in(
+    overrides: Sequence[str], multirun: bool, config_dir: str | None = None
+) -> tuple[list[str], list[DictConfig]]:
+    """What is wrong with these overrides, a line each, and the configuration of every job.
+
+    A grid has one job for each combination of its axes. `config_dir` is a folder of the user's own
+    configuration files (Hydra's --config-dir).
+    """
+    search = [f"hydra.searchpath=[{full(config_dir)!r}]"] if config_dir else []
+    mistakes: list[str] = []
+    jobs = []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = _groups(loader, search)
+        parser = OverridesParser.create(config_loader=loader)
+        axes = []
+        for text in overrides:
+            try:
+                (override,) = parser.parse_overrides([text])
+                axes.append(_choices(override))
+                if len(axes[-1]) > 1 and not multirun:
+                    mistakes.append(f"{text}: several values make a grid; add -m to run them all")
+            except (HydraException, OmegaConfBaseException) as error:
+                mistakes.append(f"{text}: {one_line(error)}")
+        for choices in product(*axes):
+            wrong, cfg = _check_job(parser.parse_overrides(list(choices)), groups, search)
+            mistakes += wrong
+            jobs += [] if cfg is None else [cfg]
+    return list(dict.fromkeys(mistakes)), jobs
+
+
+def _choices(override: Override) -> list[str]:
+    """The values of a sweep, each as an override; the override itself where nothing is swept."""
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        key = override.get_key_element()
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [str(override.input_line)]
+
+
+def _groups(loader: ConfigLoader, search: list[str]) -> dict[str, list[str]]:
+    """The options of every group; files whose name starts with _ are for other files."""
+
+    def options(group: str, kind: ObjectType) -> list[str]:
+        return loader.get_group_options(group, kind, config_name="config", overrides=search)
+
+    def below(group: str) -> list[str]:
+        here = [name for name in options(group, ObjectType.CONFIG) if not name.startswith("_")]
+        for folder in options(group, ObjectType.GROUP):
+            here += [f"{folder}/{name}" for name in below(f"{group}/{folder}")]
+        return sorted(here)
+
+    groups = options("", ObjectType.GROUP)
+    return {group: below(group) for group in groups if group != "hydra"}
+
+
+def _check_job(
+    overrides: list[Override], groups: dict[str, list[str]], search: list[str]
+) -> tuple[list[str], DictConfig | None]:
+    """The mistakes of one job; its configuration, as far as the right overrides make one."""
+    mistakes = []
+    chosen, values = [], []
+    for override in overrides:
+        key = override.key_or_group
+        if key in groups:
+            wrong = _wrong_choice(override, groups[key])
+            chosen += [] if wrong else [str(override.input_line)]
+            mistakes += [wrong] if wrong else []
+        else:
+            values.append(override)
+    try:
+        cfg = compose("config", overrides=[*search, *chosen])
+    except (HydraException, OmegaConfBaseException) as error:
+        return [*mistakes, one_line(error)], None
+    known = flat(OmegaConf.to_container(cfg, resolve=False))
+    right = []
+    for override in values:
+        wrong = _wrong_key(override, known, groups)
+        right += [] if wrong else [str(override.input_line)]
+        mistakes += [wrong] if wrong else []
+    try:
+        cfg = compose("config", overrides=[*search, *chosen, *right])
+        mistakes += wrong_values(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        return [*mistakes, one_line(error)], None
+    return mistakes, cfg
+
+
+def _wrong_choice(override: Override, options: list[str]) -> str | None:
+    choice = override.value()
+    group = override.key_or_group
+    if override.is_delete():
+        return f"{override.input_line}: a run needs {group}"
+    if choice in options or (choice is None and group == "experiment"):
+        if override.is_add():
+            return f"{override.input_line}: write {group}={choice}, without +"
+        return None
+    return f"{group}={choice}: {group} is one of {', '.join(options)}{nearest(str(choice), options)}"
+
+
+def _wrong_key(override: Override, known: dict[str, Any], groups: dict[str, list[str]]) -> str | None:
+    key = override.key_or_group
+    line = str(override.input_line)
+    if key.startswith("hydra.") or key == "hydra":
+        return _wrong_directory(key, override.value())
+    if override.is_delete():
+        return f"{line}: every key is needed; nothing can be removed"
+    is_known = key in known or any(name.startswith(f"{key}.") for name in known)
+    if is_known and override.is_add() and not override.is_force_add():
+        return f"{line}: {key} is there already; write it without +"
+    if is_known or (override.is_add() and _may_be_added(key, known)):
+        return None
+    if key.startswith("trainer."):
+        if key.removeprefix("trainer.") in trainer_arguments():
+            return f"{line}: write +{line} (lightning.Trainer knows it, conf/ does not)"
+        return f"{line}: no key {key}{nearest(key, [*known, *trainer_keys()])}"
+    return f"{line}: no key {key}{nearest(key, [*known, *groups])}"
+
+
+def _may_be_added(key: str, known: dict[str, Any]) -> bool:
+    if key.startswith("model.cell."):
+        return "model.cell._target_" in known
+    return key.startswith("trainer.") and key.removeprefix("trainer.") in trainer_arguments()
+
+
+def trainer_arguments() -> list[str]:
+    """What lightning.Trainer takes and a run may set: all but what a run sets itself."""
+    import inspect
+
+    from lightning.pytorch import Trainer  # seconds: only where a key may be one of its arguments
+
+    ours = {"self", "logger", "callbacks", "default_root_dir", "enable_checkpointing", "plugins"}
+    return [name for name in inspect.signature(Trainer.__init__).parameters if name not in ours]
+
+
+def trainer_keys() -> list[str]:
+    return [f"trainer.{name}" for name in trainer_arguments()]
+
+
+def _wrong_directory(key: str, value: Any) -> str | None:
+    """A run never goes where another one is."""
+    if key == "hydra.run.dir" and isinstance(value, str) and os.path.isdir(full(value)):
+        if os.path.exists(os.path.join(full(value), "metrics.json")):
+            return f"hydra.run.dir={value}: there is a run in it; name a new directory"
+    return None
+
+
+def one_line(error: Exception) -> str:
+    """The first lines of Hydra's message, without its list of the search path."""
+    text = str(error) or str(error.__cause__)
+    text = text.split("\n    full_key:")[0].split("\nConfig search path:")[0]
+    return " ".join(text.split())[:300]

@@ -1,0 +1,188 @@
+"""The reviews as Lightning wants them: from a source, split and encoded, to batches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+from torch.utils.data import DataLoader
+
+from . import sources, synthetic, text
+from .batches import ByLength, EncodedReviews, LengthBuckets, padding
+from .cache import Encoded, load_or_build
+from .sources import DataError, Reviews
+
+
+log = logging.getLogger(__name__)
+
+
+class ReviewData(lightning.LightningDataModule):
+    """Train, val and test reviews in length-bucketed batches; `data` is the group of that name.
+
+    val is `val_size` reviews drawn from the official train split, the same number of each label;
+    train is the rest; test the official test split. The vocabulary comes from train alone. After
+    `setup`, `facts` says what the reviews are, for metrics.json. Raises DataError in `setup`.
+    """
+
+    def __init__(self, data: Mapping[str, Any], seed: int) -> None:
+        super().__init__()
+        self.data = data
+        self.seed = seed
+        self.splits: dict[str, EncodedReviews] = {}
+        self.tokenizer = ""
+        self.facts: dict[str, Any] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits:
+            return
+        data = self.data
+        options = {
+            name: data[name]
+            for name in ("vocab_size", "max_length", "truncation", "val_size", "seed")
+        }
+        if data["name"] == "synthetic":
+            grammar = {name: data[name] for name in ("train_size", "test_size", "distance")}
+            source = {"source": "synthetic", **grammar}
+        else:
+            copy = sources.find(data["path"])
+            source = {"source": str(copy), "fingerprint": sources.fingerprint(copy)}
+
+        def build() -> Encoded:
+            started = time.perf_counter()
+            if data["name"] == "synthetic":
+                train_size = data["train_size"] + data["val_size"]
+                official = synthetic.corpus(
+                    train_size,
+                    data["test_size"],
+                    data["distance"],
+                    data["max_length"],
+                    data["seed"],
+                )
+            else:
+                log.info("reading the reviews of %s", copy)
+                official = sources.load(copy)
+            encoded = encode(official, **options)
+            count = sum(map(len, encoded.splits.values()))
+            seconds = time.perf_counter() - started
+            log.info("read and encoded %s reviews in %.1f s", f"{count:,}", seconds)
+            return encoded
+
+        if data["cache_dir"] is None:
+            encoded = build()
+        else:
+            content = {k: v for k, v in source.items() if k != "source"} or source
+            key = {**content, **options, "dataset": data["name"], "code": code_version()}
+            encoded = load_or_build(Path(data["cache_dir"]).expanduser(), key, build)
+        self.splits = encoded.splits
+        self.tokenizer = encoded.tokenizer
+        self.facts = {**source, **encoded.facts}
+
+    def train_dataloader(self) -> DataLoader:
+        train = self.splits["train"]
+        return self._loader(train, LengthBuckets(train.lengths, self.data["batch_size"], self.seed))
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.splits["val"])
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(self.splits["test"])
+
+    def padding(self) -> float:
+        """Fraction 0..1 of the positions of the first training epoch that are padding."""
+        lengths = self.splits["train"].lengths
+        return padding(lengths, LengthBuckets(lengths, self.data["batch_size"], self.seed))
+
+    def _loader(
+        self, reviews: EncodedReviews, order: LengthBuckets | ByLength | None = None
+    ) -> DataLoader:
+        workers = self.data["num_workers"]
+        return DataLoader(
+            reviews,
+            batch_sampler=order or ByLength(reviews.lengths, self.data["batch_size"]),
+            collate_fn=as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context="forkserver" if workers else None,
+        )
+
+
+def as_it_is(batch: object) -> object:
+    """`EncodedReviews` gives whole batches: there is nothing to collate."""
+    return batch
+
+
+def encode(
+    official: Mapping[str, Reviews],
+    vocab_size: int,
+    max_length: int,
+    truncation: str,
+    val_size: int,
+    seed: int,
+) -> Encoded:
+    """Split, count duplicates, build the vocabulary on train, and encode. Raises DataError."""
+    train_rows, val_rows = hold_out(official["train"].labels, val_size, seed)
+    parts = {
+        "train": (official["train"], train_rows),
+        "val": (official["train"], val_rows),
+        "test": (official["test"], np.arange(len(official["test"].labels))),
+    }
+    texts = {name: [reviews.texts[i] for i in rows] for name, (reviews, rows) in parts.items()}
+    tokenizer = text.Tokenizer.train(texts["train"], vocab_size, max_length, truncation)
+    splits = {}
+    for name, (reviews, rows) in parts.items():
+        tokens, offsets = tokenizer.encode(texts[name])
+        splits[name] = EncodedReviews(tokens, offsets, reviews.labels[rows], rows)
+    facts = {
+        "reviews": {name: len(rows) for name, (_, rows) in parts.items()},
+        "words": tokenizer.words.get_vocab_size() - 1,
+        "duplicates": duplicates(texts),
+    }
+    return Encoded(splits, tokenizer.json(), facts)
+
+
+def hold_out(labels: np.ndarray, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of train and of val, ascending: each label's share of val is its share of the whole.
+
+    Raises DataError where a split would lack a label.
+    """
+    random = np.random.default_rng(seed)
+    rows_of = [random.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
+    negative = round(val_size * len(rows_of[0]) / len(labels))
+    counts = (negative, val_size - negative)
+    for rows, count, name in zip(rows_of, counts, ("negative", "positive"), strict=True):
+        if not 0 < count < len(rows):
+            raise DataError(
+                f"data.val_size={val_size}: val and train would not both have {name} reviews, of "
+                f"which there are {len(rows)} in {len(labels)}; take another val_size"
+            )
+    val = [rows[:count] for rows, count in zip(rows_of, counts, strict=True)]
+    train = [rows[count:] for rows, count in zip(rows_of, counts, strict=True)]
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
+
+
+def duplicates(texts: Mapping[str, list[str]]) -> dict[str, int]:
+    """How many reviews of each split repeat, to the letter, one of the same or an earlier split."""
+    counts = {}
+    names = list(texts)
+    for position, name in enumerate(names):
+        counts[name] = len(texts[name]) - len(set(texts[name]))
+        for earlier in names[:position]:
+            seen = set(texts[earlier])
+            counts[f"{name} in {earlier}"] = sum(review in seen for review in texts[name])
+    return counts
+
+
+def code_version() -> str:
+    """Changes with the code that makes encoded reviews, so that no cache outlives it."""
+    content = hashlib.sha256()
+    for module in (sources, synthetic, text):
+        content.update(Path(module.__file__).read_bytes())
+    content.update(Path(__file__).read_bytes())
+    content.update(text.tokenizers.__version__.encode())
+    return content.hexdigest()

@@ -1,0 +1,288 @@
+"""Where reviews come from: a local copy in one of three forms, or the Hugging Face hub.
+
+A copy is a folder of parquet files in the hub's layout (train-*.parquet, test-*.parquet with the
+columns text and label, here or in plain_text/), an extracted aclImdb folder, or the official
+aclImdb_v1.tar.gz. Nothing is ever extracted, and nothing but reviews is read from the archive.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import re
+import socket
+import tarfile
+import tempfile
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+HUB = "stanfordnlp/imdb"
+REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
+ARCHIVE_MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
+PROBE = 3.0  # seconds that the hub has to answer
+LARGEST = 16 * 2**20  # bytes of one review; the longest real one has 14 KiB
+SPLITS = ("train", "test")
+CLASSES = ("neg", "pos")  # labels 0 and 1
+
+THREE_WAYS = (
+    "get the reviews in one of three ways: set IMDB_DATA or data.path to a local copy (the hub's "
+    "parquet folder, aclImdb/ or aclImdb_v1.tar.gz), put a copy into data/imdb, or connect to the "
+    f"network so that {HUB} can be fetched once; data=synthetic trains without"
+)
+
+log = logging.getLogger(__name__)
+
+
+class DataError(Exception):
+    """The reviews cannot be read: one line that says what, where and what to do instead."""
+
+
+class DataNotFound(DataError):
+    """There are no reviews here."""
+
+
+class Reviews(NamedTuple):
+    """The reviews of one split in the order of its source."""
+
+    texts: list[str]
+    labels: np.ndarray  # int64: 0 negative, 1 positive
+
+
+def find(path: str | None) -> Path:
+    """The copy to read: `path` if it is given, else data/imdb here, else the hub's, fetched once.
+
+    A path is a path: it is never looked up on the hub. Raises DataNotFound in at most 3 s plus the
+    time of a download.
+    """
+    if path is not None:
+        given = Path(path).expanduser().absolute()
+        if not given.exists():
+            raise DataNotFound(f"data.path: no such file or folder: {given}; {THREE_WAYS}")
+        return _recognised(given)
+    here = Path("data/imdb").absolute()
+    if here.exists():
+        return _recognised(here)
+    return _hub()
+
+
+def load(copy: Path) -> dict[str, Reviews]:
+    """The official splits "train" and "test". Raises DataError."""
+    if copy.is_file():
+        splits = read_archive(copy)
+    elif (copy / "train" / "pos").is_dir():
+        splits = _read_folder(copy)
+    else:
+        splits = _read_parquet(copy)
+    for name, reviews in splits.items():
+        if len(np.unique(reviews.labels)) < len(CLASSES):
+            what = f"all labelled {reviews.labels[0]}" if reviews.texts else "no reviews"
+            raise DataError(f"{copy}: split {name} has {what}; it takes negative and positive ones")
+    return splits
+
+
+def fingerprint(copy: Path) -> str:
+    """Hash of every byte that `load` reads, and of the names that carry labels."""
+    if copy.is_file():
+        files = [copy]
+    elif (copy / "train" / "pos").is_dir():
+        files = [file for _, _, file in _folder_files(copy)]
+    else:
+        files = [file for split in SPLITS for file in _parquet_files(copy, split)]
+    content = hashlib.sha256()
+    for file in files:
+        content.update(file.relative_to(copy.parent).as_posix().encode() + b"\0")
+        content.update(_hash(file, "sha256").encode())
+    return content.hexdigest()
+
+
+def _recognised(path: Path) -> Path:
+    """`path`, or the folder in it that holds the reviews."""
+    if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
+        return path
+    for folder in (path, path / "aclImdb", path / "plain_text"):
+        if (folder / "train" / "pos").is_dir():
+            return folder
+        if folder.is_dir() and all(_parquet_files(folder, split) for split in SPLITS):
+            return folder
+    raise DataNotFound(
+        f"{path}: neither train-*.parquet and test-*.parquet, nor aclImdb/train/pos, nor a "
+        f".tar.gz; {THREE_WAYS}"
+    )
+
+
+# Parquet
+
+
+def _parquet_files(folder: Path, split: str) -> list[Path]:
+    return sorted(f for f in folder.glob("*.parquet") if re.match(rf"{split}\b", f.name))
+
+
+def _read_parquet(folder: Path) -> dict[str, Reviews]:
+    import datasets  # a second and more: only where reviews are really read
+    import pyarrow
+
+    if not log.isEnabledFor(logging.DEBUG):
+        datasets.disable_progress_bars()
+    files = {split: _parquet_files(folder, split) for split in SPLITS}
+    patterns = {split: [glob.escape(str(f)) for f in files[split]] for split in SPLITS}
+    # Its Arrow cache does not notice flipped bytes, so it lives only as long as this call; what
+    # lasts are the encoded reviews, which are verified each time they are read.
+    with tempfile.TemporaryDirectory(prefix="imdb_lightning-") as cache:
+        try:
+            data = datasets.load_dataset("parquet", data_files=patterns, cache_dir=cache)
+            tables = {split: data[split].with_format("arrow")[:] for split in SPLITS}
+        except (OSError, ValueError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
+            cause = error.__cause__ or error
+            reason = " ".join(str(cause).split())[:200]
+            raise DataError(f"{folder}: unreadable parquet: {reason}") from None
+        return {split: _from_table(tables[split], folder, split) for split in SPLITS}
+
+
+def _from_table(table: object, folder: Path, split: str) -> Reviews:
+    where = f"{folder}, split {split}"
+    names = table.column_names  # type: ignore[attr-defined]
+    missing = [name for name in ("text", "label") if name not in names]
+    if missing:
+        raise DataError(
+            f"{where}: no column {' or '.join(missing)}; its columns are {', '.join(names)}"
+        )
+    raw_labels = table["label"].to_pylist()  # type: ignore[index]
+    for row, label in enumerate(raw_labels):
+        if label not in (0, 1):
+            raise DataError(f"{where}, row {row}: label {label!r}; 0 is negative, 1 positive")
+    texts = table["text"]  # type: ignore[index]
+    try:
+        texts = texts.to_pylist()
+    except UnicodeDecodeError:
+        # Arrow hands out no text at all when one row is not UTF-8: take the bytes instead.
+        texts = [value.as_buffer().to_pybytes().decode("utf-8", "replace") for value in texts]
+        log.warning("%s: some reviews are not UTF-8; the invalid bytes became U+FFFD", where)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"{where}, row {row}: text is {text!r}, not a string")
+    return Reviews(texts, np.array(raw_labels, dtype=np.int64))
+
+
+# aclImdb
+
+
+def _read_folder(folder: Path) -> dict[str, Reviews]:
+    return _collect((split, label, file.read_bytes()) for split, label, file in _folder_files(folder))
+
+
+def _folder_files(folder: Path) -> list[tuple[str, int, Path]]:
+    found = []
+    for split in SPLITS:
+        for label, name in enumerate(CLASSES):
+            files = [f for f in (folder / split / name).glob("*.txt") if _review_number(f.name)]
+            files.sort(key=lambda f: _review_number(f.name) or ())
+            found += [(split, label, file) for file in files]
+    return found
+
+
+def _review_number(name: str) -> tuple[int, ...] | None:
+    """(number, stars) of a review's file name such as 123_10.txt."""
+    match = re.fullmatch(r"(\d+)_(\d+)\.txt", name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def read_archive(archive: Path, md5: str = ARCHIVE_MD5) -> dict[str, Reviews]:
+    """The reviews of aclImdb_v1.tar.gz, read as a stream. Raises DataError unless `md5` is its hash."""
+    found = _hash(archive, "md5")
+    if found != md5:
+        raise DataError(f"{archive}: md5 {found}, not {md5}: not the official archive, or damaged")
+    member_name = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d+_\d+\.txt)")
+    members = []
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            match = member_name.fullmatch(member.name)
+            if match is None or not member.isreg() or member.size > LARGEST:
+                continue
+            content = tar.extractfile(member)
+            assert content is not None  # a regular file
+            order = (match[1], CLASSES.index(match[2]), _review_number(match[3]) or ())
+            members.append((order, content.read()))
+    members.sort()
+    return _collect((split, label, content) for (split, label, _), content in members)
+
+
+def _collect(files: Iterator[tuple[str, int, bytes]]) -> dict[str, Reviews]:
+    """Reviews from (split, label, content); bytes that are not UTF-8 become U+FFFD."""
+    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for split, label, content in files:
+        texts[split].append(content.decode("utf-8", "replace"))
+        labels[split].append(label)
+    return {split: Reviews(texts[split], np.array(labels[split], np.int64)) for split in SPLITS}
+
+
+# The hub
+
+
+def _hub() -> Path:
+    import huggingface_hub
+
+    def fetch(local_files_only: bool) -> Path:
+        patterns = [f"plain_text/{split}-*.parquet" for split in SPLITS]
+        folder = huggingface_hub.snapshot_download(
+            HUB,
+            repo_type="dataset",
+            revision=REVISION,
+            allow_patterns=patterns,
+            local_files_only=local_files_only,
+        )
+        return _recognised(Path(folder))
+
+    try:
+        return fetch(local_files_only=True)
+    except (OSError, ValueError, DataNotFound):
+        pass  # not in the hub's cache
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise DataNotFound(f"no reviews here, and HF_HUB_OFFLINE is set; {THREE_WAYS}")
+    if not reachable(huggingface_hub.constants.ENDPOINT):
+        raise DataNotFound(f"no reviews here, and no connection to the hub; {THREE_WAYS}")
+    log.info("fetching %s from the Hugging Face hub, once", HUB)
+    try:
+        return fetch(local_files_only=False)
+    except Exception as error:  # noqa: BLE001  the client raises many kinds, all meaning "no data"
+        reason = " ".join(str(error).split())[:200]
+        raise DataNotFound(f"no reviews here, and the hub gave none ({reason}); {THREE_WAYS}") from None
+
+
+def reachable(endpoint: str, timeout: float = PROBE) -> bool:
+    """Whether a connection to `endpoint`, or to the proxy for it, opens within `timeout` seconds."""
+    url = urllib.parse.urlsplit(endpoint)
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
+        url = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    address = (url.hostname or "", url.port or (80 if url.scheme == "http" else 443))
+    connected = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection(address, timeout).close()
+        except OSError:
+            return
+        connected.set()
+
+    # In a thread, since looking up a name knows no timeout.
+    probe = threading.Thread(target=connect, daemon=True)
+    probe.start()
+    probe.join(timeout)
+    return connected.is_set()
+
+
+def _hash(file: Path, kind: str) -> str:
+    digest: Callable = hashlib.new(kind, usedforsecurity=False)
+    with file.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)  # type: ignore[attr-defined]
+    return digest.hexdigest()  # type: ignore[attr-defined]

@@ -1,0 +1,106 @@
+"""From a review's text to token ids: the report's encoding.
+
+Lower case, punctuation to spaces, split on white space, ids by frequency in the train split.
+Id 0 is padding, 1 the start token that opens every review, 2 any word outside the vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordLevelTrainer
+
+
+PADDING, START, UNKNOWN = 0, 1, 2
+SPECIAL = ["[PAD]", "[START]", "[UNK]"]  # brackets are punctuation: no text spells these
+CHUNK = 2_000  # reviews encoded at a time, so that memory stays flat
+
+log = logging.getLogger(__name__)
+
+
+class Tokenizer:
+    """A vocabulary, and the rule for how much of a long review stays.
+
+    `truncation` keeps the first tokens ("head"), the last ("tail") or the first and last halves
+    ("head_tail") of a review of more than `max_length` tokens; the start token counts and stays.
+    """
+
+    def __init__(self, words: tokenizers.Tokenizer, max_length: int, truncation: str) -> None:
+        self.words = words
+        self.max_length = max_length
+        self.truncation = truncation
+        if truncation == "head_tail":
+            words.no_truncation()
+        else:
+            side = {"head": "right", "tail": "left"}[truncation]
+            words.enable_truncation(max_length, direction=side)
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, max_length: int, truncation: str
+    ) -> Tokenizer:
+        """The `vocab_size - 2` most frequent words of `texts`, ties in alphabetical order."""
+        counter = _words(WordLevel(unk_token=SPECIAL[UNKNOWN]))
+        trainer = WordLevelTrainer(  # type: ignore[call-arg]
+            vocab_size=vocab_size + 1, special_tokens=SPECIAL, show_progress=False
+        )
+        counter.train_from_iterator(texts, trainer)
+        # Made anew, since the trainer also has the special tokens recognised in the text of reviews.
+        vocabulary = counter.get_vocab(with_added_tokens=True)
+        words = _words(WordLevel(vocabulary, unk_token=SPECIAL[UNKNOWN]))
+        return cls(words, max_length, truncation)
+
+    @classmethod
+    def load(cls, path: Path, max_length: int, truncation: str) -> Tokenizer:
+        """The tokenizer that `save` wrote. Raises FileNotFoundError or ValueError."""
+        return cls(loads(path.read_text("utf-8")), max_length, truncation)
+
+    def json(self) -> str:
+        """What `tokenizer.json` holds: all but head_tail truncation, in `tokenizers`' format."""
+        return self.words.to_str(pretty=False)
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of all texts end to end (int32), and the N+1 offsets between them (int64)."""
+        ids: list[np.ndarray] = []
+        lengths = [0]
+        for start in range(0, len(texts), CHUNK):
+            for encoding in self.words.encode_batch_fast(texts[start : start + CHUNK]):
+                review = np.array(encoding.ids, dtype=np.int32)
+                if self.truncation == "head_tail" and len(review) > self.max_length:
+                    tail = self.max_length // 2
+                    review = np.concatenate([review[: self.max_length - tail], last(review, tail)])
+                ids.append(review)
+                lengths.append(len(review))
+        tokens = np.concatenate(ids) if ids else np.empty(0, np.int32)
+        return tokens, np.cumsum(lengths, dtype=np.int64)
+
+
+def last(review: np.ndarray, count: int) -> np.ndarray:
+    """The last `count` tokens; none where count is 0, unlike review[-count:]."""
+    return review[len(review) - count :]
+
+
+def loads(json: str) -> tokenizers.Tokenizer:
+    """A `tokenizers` tokenizer from its JSON. Raises ValueError where it is not one."""
+    try:
+        return tokenizers.Tokenizer.from_str(json)
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"not a tokenizer: {error}") from None
+
+
+def _words(model: WordLevel) -> tokenizers.Tokenizer:
+    words = tokenizers.Tokenizer(model)
+    punctuation = normalizers.Replace(Regex(r"[\p{P}\p{S}]+"), " ")
+    words.normalizer = normalizers.Sequence([punctuation, normalizers.Lowercase()])
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = TemplateProcessing(
+        single=f"{SPECIAL[START]} $A", special_tokens=[(SPECIAL[START], START)]
+    )
+    return words

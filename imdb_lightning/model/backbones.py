@@ -1,0 +1,88 @@
+"""A recurrent layer, PyTorch's or a hand-written cell, over whole sequences.
+
+Dimensions: T time steps (tokens), B reviews, I input size, H hidden size, D directions.
+Time comes first, as in PyTorch's layers. Reviews are padded on the right and never packed:
+packing costs PyTorch 5 to 100 times the step on a CPU and takes the fast kernel on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .cells import Cell, State
+
+
+class Unrolled(nn.Module):
+    """One cell over time, with the calling convention of nn.RNN, nn.LSTM and nn.GRU."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x_TBI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Output h_TBH of every step and the state after the last; without a state, from zeros."""
+        if state is None:
+            state = self.cell.initial_state(x_TBI.shape[1])
+        outputs = []
+        for x_BI in x_TBI.unbind():
+            state = self.cell(x_BI, state)
+            outputs.append(state[0])
+        return torch.stack(outputs), state
+
+
+class Backbone(nn.Module):
+    """`num_layers` recurrent layers in one direction, or in both side by side.
+
+    `make_layer(input_size, hidden_size)` gives one layer of one direction: nn.RNN, nn.LSTM, nn.GRU
+    or an `Unrolled` cell. The output of a review at its own steps depends neither on what stands
+    after its end nor on the other reviews: forwards because a step sees only the past, backwards
+    because each review is reversed within its own length. Steps after the end hold values without
+    meaning, which a pooling leaves out.
+    """
+
+    def __init__(
+        self,
+        make_layer: Callable[[int, int], nn.Module],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.directions = 2 if bidirectional else 1
+        self.output_size = hidden_size * self.directions
+        sizes = [input_size] + [self.output_size] * (num_layers - 1)
+        self.forwards = nn.ModuleList(make_layer(size, hidden_size) for size in sizes)
+        self.backwards = nn.ModuleList(
+            make_layer(size, hidden_size) for size in (sizes if bidirectional else [])
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+        """Hidden states h_TB(H*D). x_TBE: float. lengths_B: int64 tokens, 1 to T."""
+        if self.directions == 2:
+            reversed_TB = reverse_within(lengths_B, x_TBE.shape[0])
+        for layer, forwards in enumerate(self.forwards):
+            if layer > 0:
+                x_TBE = self.dropout(x_TBE)
+            h_TBH, _ = forwards(x_TBE)
+            if self.directions == 2:
+                back_TBH, _ = self.backwards[layer](take_steps(x_TBE, reversed_TB))
+                h_TBH = torch.cat([h_TBH, take_steps(back_TBH, reversed_TB)], dim=2)
+            x_TBE = h_TBH
+        return x_TBE
+
+
+def reverse_within(lengths_B: Tensor, steps: int) -> Tensor:
+    """Step indices (T, B) that reverse each review within its length and leave its padding."""
+    t_T1 = torch.arange(steps, device=lengths_B.device).unsqueeze(1)
+    return torch.where(t_T1 < lengths_B, lengths_B - 1 - t_T1, t_T1)
+
+
+def take_steps(x_TBE: Tensor, steps_TB: Tensor) -> Tensor:
+    """x at step steps_TB[t, b] of review b: (T, B, E)."""
+    return x_TBE.gather(0, steps_TB.unsqueeze(2).expand(-1, -1, x_TBE.shape[2]))

@@ -1,0 +1,187 @@
+"""The record of a run while it goes on: metrics.json, TensorBoard, one line per epoch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from . import figures
+from .config import flat
+from .data.module import ReviewData
+from .model.classifier import Classifier, Scores
+from .run import Run
+
+
+log = logging.getLogger(__name__)
+
+
+class Record(Callback):
+    """Writes each epoch as it ends, and the results when the run does."""
+
+    def __init__(self, run: Run, identity: Mapping[str, Any], cfg: DictConfig) -> None:
+        self.run = run
+        self.cfg = cfg
+        self.metrics: dict[str, Any] = {"status": "running", **identity, "epochs": []}
+        self.train_tokens = 0
+        self.train_seconds = 0.0
+        self.writer: SummaryWriter | None = None
+
+    def begin(self, model: Classifier, data: ReviewData) -> None:
+        """The data and the model are there; training starts next."""
+        sizes = data.facts["reviews"]
+        padding = data.padding()
+        self.train_tokens = int(data.splits["train"].lengths.sum())
+        self.metrics |= {
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "data": {**data.facts, "padding": padding},
+        }
+        self.run.write_metrics(self.metrics)
+        name = self.metrics["dataset"]
+        self.writer = SummaryWriter(str(self.run.path))
+        self.writer.add_text("dataset", name)
+        log.info(
+            "%s on %s, seed %s: %s parameters; %s train, %s val, %s test reviews; %.1f %% padding",
+            *(self.metrics["model"], name, self.metrics["seed"]),
+            *(f"{n:,}" for n in (self.metrics["parameters"], *sizes.values())),
+            100 * padding,
+        )
+        log.info("%s", self.run.path)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        self.epoch_started = time.perf_counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        if trainer.state.fn == "fit":
+            self.train_seconds += time.perf_counter() - self.epoch_started
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        assert self.writer is not None
+        train, val = model.scores("train"), model.scores("val")
+        epoch = {
+            "epoch": trainer.current_epoch + 1,
+            "train/loss": train.loss,
+            "train/acc": train.accuracy,
+            "val/loss": val.loss,
+            "val/acc": val.accuracy,
+            "seconds": time.perf_counter() - self.epoch_started,
+        }
+        epochs = self.metrics["epochs"]
+        epochs.append(epoch)
+        best = max(epochs, key=lambda e: e["val/acc"])  # the first of equals, as in best.ckpt
+        self.metrics |= {
+            "best_epoch": best["epoch"],
+            "val/acc": val.accuracy,
+            "val/loss": val.loss,
+            "val/acc_best": best["val/acc"],
+            "tokens_per_second": self.train_tokens * len(epochs) / self.train_seconds,
+        }
+        self.run.write_metrics(self.metrics)
+        for name, value in epoch.items():
+            if name != "epoch":
+                self.writer.add_scalar(name, value, epoch["epoch"])
+        self.writer.flush()
+        self.tell(epoch, trainer.max_epochs or 0)
+
+    def tell(self, epoch: Mapping[str, Any], epochs: int) -> None:
+        """One line for the terminal and train.log."""
+        mark = "synthetic, " if self.metrics["dataset"] == "synthetic" else ""
+        log.info(
+            f"{mark}epoch {epoch['epoch']:{len(str(epochs))}}/{epochs}  "
+            f"train loss {epoch['train/loss']:.4f} acc {epoch['train/acc']:.4f}  "
+            f"val loss {epoch['val/loss']:.4f} acc {epoch['val/acc']:.4f}  "
+            f"{epoch['seconds']:.1f} s"
+        )
+
+    def finish(
+        self, model: Classifier, device: torch.device, seconds: float
+    ) -> dict[str, Any]:
+        """The run is tested: write its results, and return what metrics.json holds."""
+        assert self.writer is not None
+        scores = {split: model.scores(split) for split in ("val", "test")}
+        test = scores["test"]
+        self.metrics |= {
+            "status": "done",
+            "test/acc": test.accuracy,
+            "test/loss": test.loss,
+            "seconds": seconds,
+            "device": device_name(device),
+        }
+        self.run.write_predictions(scores)
+        curves = figures.learning_curves(self.metrics)
+        self.run.write(self.run.curves, figures.png(curves))
+        epoch = self.metrics["epochs"][-1]["epoch"]
+        for name in ("test/loss", "test/acc"):
+            self.writer.add_scalar(name, self.metrics[name], epoch)
+        self.writer.add_pr_curve("test", test.labels_N, test.margins_N.sigmoid(), epoch)
+        self.writer.add_figure("test/confusion", figures.confusion_matrix(test), epoch)
+        self.writer.add_figure("learning curves", curves, epoch)
+        self._write_hparams()
+        self.writer.close()
+        self.run.write_metrics(self.metrics)  # last: "done" means that all the rest is there
+        name = self.metrics["dataset"]
+        log.info(
+            f"{name} test accuracy {test.accuracy:.4f}, loss {test.loss:.4f} "
+            f"({len(test.labels_N):,} reviews, {self.metrics['test_checkpoint']} checkpoint; "
+            f"best val accuracy {self.metrics['val/acc_best']:.4f} in epoch "
+            f"{self.metrics['best_epoch']}; {seconds:.0f} s)"
+        )
+        log.info("%s", self.run.path)
+        return self.metrics
+
+    def fail(self, error: BaseException) -> None:
+        """The run ended early: keep what there is and say why."""
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        self.metrics |= {
+            "status": "interrupted" if stopped else "failed",
+            "error": f"{type(error).__name__}: {error}",
+        }
+        if self.writer is not None:
+            self.writer.close()
+        self.run.write_metrics(self.metrics)
+
+    def on_exception(self, trainer: lightning.Trainer, model: Any, error: BaseException) -> None:
+        """Ctrl-C or SIGTERM while training: keep the weights."""
+        if isinstance(error, KeyboardInterrupt | SystemExit) and trainer.state.fn == "fit":
+            trainer.save_checkpoint(self.run.last)
+            log.info("interrupted; the weights are in %s", self.run.last)
+
+    def _write_hparams(self) -> None:
+        """TensorBoard's HParams tab, in this run's own file.
+
+        Not SummaryWriter.add_hparams, which opens a second directory for it. The metrics are
+        scalars that are there already.
+        """
+        assert self.writer is not None and self.writer.file_writer is not None
+        names = ("val/acc", "val/loss", "val/acc_best", "test/acc", "test/loss")
+        values = {name: self.metrics[name] for name in names}
+        last = self.metrics["epochs"][-1]["epoch"]
+        self.writer.add_scalar("val/acc_best", values["val/acc_best"], last)
+        for summary in hparams(hyperparameters(self.cfg), values):
+            self.writer.file_writer.add_summary(summary)
+
+
+def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
+    """The configuration as TensorBoard's HParams tab takes it: flat, no null, no machine's paths."""
+    values = flat(OmegaConf.to_container(cfg, resolve=True))
+    machine = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
+    return {
+        name: value if isinstance(value, str | int | float | bool) else str(value)
+        for name, value in values.items()
+        if name not in machine
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """What the run was computed on, such as "cpu (2 threads)" or a GPU's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"

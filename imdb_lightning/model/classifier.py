@@ -6,6 +6,7 @@ Dimensions: T tokens, B reviews in the batch, E embedding size, H hidden size, F
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning
@@ -20,7 +21,7 @@ from .cells import Cell
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
-POOLINGS = {
+POOLINGS: dict[str, Callable[..., Tensor]] = {
     "mean": pooling.mean,
     "max": pooling.max,
     "last": pooling.last,
@@ -73,6 +74,9 @@ class Classifier(lightning.LightningModule):
         self.backbone = Backbone(
             make_layer, embedding_size, hidden_size, num_layers, bidirectional, dropout
         )
+        self.pool = POOLINGS[pooling]
+        if pooling == "last":
+            self.pool = partial(self.pool, directions=self.backbone.directions)
         features = self.backbone.output_size * (2 if pooling == "mean_max" else 1)
         self.head = nn.Sequential(
             nn.Linear(features, hidden_size),
@@ -96,7 +100,7 @@ class Classifier(lightning.LightningModule):
             lengths_B = torch.full_like(lengths_B, self.max_length)
         x_TBE = self.embedding(tokens_BT.T)
         h_TBH = self.backbone(x_TBE, lengths_B)
-        return self.head(POOLINGS[self.pooling](h_TBH, lengths_B))
+        return self.head(self.pool(h_TBH, lengths_B))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         return self._step(batch, "train")

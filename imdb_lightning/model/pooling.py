@@ -20,10 +20,14 @@ def max(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
     return h_TBH.masked_fill(~_inside(h_TBH, lengths_B), -torch.inf).amax(0)
 
 
-def last(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
-    """Hidden state at the last token of each review: (B, H)."""
+def last(h_TBH: Tensor, lengths_B: Tensor, directions: int = 1) -> Tensor:
+    """Final hidden state of each direction: at the last token forwards, at the first backwards."""
     reviews_B = torch.arange(len(lengths_B), device=lengths_B.device)
-    return h_TBH[lengths_B - 1, reviews_B]
+    forwards_BH = h_TBH[lengths_B - 1, reviews_B]
+    if directions == 1:
+        return forwards_BH
+    half = h_TBH.shape[2] // 2
+    return torch.cat([forwards_BH[:, :half], h_TBH[0, :, half:]], dim=1)
 
 
 def mean_max(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:

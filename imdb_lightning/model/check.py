@@ -1,0 +1,152 @@
+"""Does a cell keep the contract? The checks that our own cells pass, for anybody's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .backbones import Backbone, Unrolled
+from .cells import Cell, State
+
+
+B, T = 3, 7  # reviews and steps of the trial sequences
+
+
+class CellError(ValueError):
+    """A cell breaks the contract: one line per broken part."""
+
+
+def check_cell(cell: Cell) -> None:
+    """Try `cell` on random sequences, in float64 and on a copy of its own.
+
+    Raises CellError, with every broken part in a line of its own: the shapes of states, finite and
+    complete gradients that agree with finite differences, reviews that do not see one another,
+    a sequence in one go and in two, no memory between calls, padding that never reaches a review,
+    in either direction, and a state_dict that carries all that the cell has learned.
+    """
+    cell = copy.deepcopy(cell).double().eval()
+    checks: list[Callable[[Cell], str | None]] = [
+        _state_shapes,
+        _gradients,
+        _reviews_apart,
+        _step_against_sequence,
+        _padding,
+        _state_dict,
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        broken = []
+        for check in checks:
+            try:
+                complaint = check(cell)
+            except Exception as error:  # noqa: BLE001  a stranger's code: whatever it raises counts
+                complaint = f"raises {type(error).__name__}: {error}"
+            if complaint:
+                broken.append(f"{check.__name__.strip('_').replace('_', ' ')}: {complaint}")
+            if complaint and check is _state_shapes:
+                break  # nothing else can be tried
+    if broken:
+        raise CellError(f"{type(cell).__name__}:\n" + "\n".join(broken))
+
+
+def _inputs(cell: Cell, steps: int = T, reviews: int = B) -> Tensor:
+    return torch.randn(steps, reviews, cell.input_size, dtype=torch.float64)
+
+
+def _states(cell: Cell) -> State:
+    return tuple(torch.randn_like(state) for state in cell.initial_state(B))
+
+
+def _state_shapes(cell: Cell) -> str | None:
+    for reviews in (1, B):
+        before = cell.initial_state(reviews)
+        after = cell(_inputs(cell, reviews=reviews)[0], before)
+        for what, state in (("initial_state", before), ("forward", after)):
+            if not isinstance(state, tuple) or not all(isinstance(s, Tensor) for s in state):
+                return f"{what} gives {type(state).__name__}, not a tuple of tensors"
+            shapes = [tuple(s.shape) for s in state]
+            if shapes != [(reviews, cell.hidden_size)] * max(len(before), 1):
+                return f"{what} gives {shapes}; a state is a tuple of (B, hidden_size) tensors"
+            if any(s.dtype != torch.float64 for s in state):
+                return f"{what} gives {state[0].dtype} from a float64 cell"
+    return None
+
+
+def _gradients(cell: Cell) -> str | None:
+    outputs, _ = Unrolled(cell)(_inputs(cell), _states(cell))
+    if not outputs.isfinite().all():
+        return "the output is not finite"
+    names = [name for name, p in cell.named_parameters() if p.requires_grad]
+    parameters = [p for p in cell.parameters() if p.requires_grad]
+    for name, gradient in zip(
+        names, torch.autograd.grad(outputs.sum(), parameters, allow_unused=True), strict=True
+    ):
+        if gradient is None or not gradient.any():
+            return f"{name} gets no gradient"
+        if not gradient.isfinite().all():
+            return f"the gradient of {name} is not finite"
+
+    def step(x_BI: Tensor, *values: Tensor) -> State:
+        state, weights = values[: len(values) - len(names)], values[len(values) - len(names) :]
+        named = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(cell, named, (x_BI, state))
+
+    x_BI = _inputs(cell)[0].requires_grad_()
+    state = tuple(s.requires_grad_() for s in _states(cell))
+    try:
+        torch.autograd.gradcheck(step, (x_BI, *state, *parameters))
+    except RuntimeError as error:
+        return " ".join(f"not those of finite differences: {error}".split())[:200]
+    return None
+
+
+def _reviews_apart(cell: Cell) -> str | None:
+    x_TBI = _inputs(cell)
+    together, _ = Unrolled(cell)(x_TBI)
+    for review in range(B):
+        alone, _ = Unrolled(cell)(x_TBI[:, review : review + 1])
+        if not torch.allclose(alone[:, 0], together[:, review], rtol=1e-10, atol=1e-12):
+            return "a review's states change with the reviews beside it in the batch"
+    return None
+
+
+def _step_against_sequence(cell: Cell) -> str | None:
+    x_TBI, state = _inputs(cell), _states(cell)
+    whole, _ = Unrolled(cell)(x_TBI, state)
+    if not torch.equal(whole, Unrolled(cell)(x_TBI, state)[0]):
+        return "the same sequence twice gives two results: the cell keeps a state of its own"
+    first, middle = Unrolled(cell)(x_TBI[:3], state)
+    second, _ = Unrolled(cell)(x_TBI[3:], middle)
+    if not torch.allclose(torch.cat([first, second]), whole, rtol=1e-10, atol=1e-12):
+        return "a sequence in two parts is not the sequence: the state does not hold everything"
+    return None
+
+
+def _padding(cell: Cell) -> str | None:
+    layer = Unrolled(cell)
+    backbone = Backbone(lambda *_: layer, cell.input_size, cell.hidden_size, 1, True, 0.0)
+    lengths_B = torch.tensor([T, 4, 1])
+    x_TBI = _inputs(cell)
+    inside_TB = torch.arange(T)[:, None] < lengths_B
+    other_TBI = torch.where(inside_TB[:, :, None], x_TBI, _inputs(cell))
+    if not torch.equal(
+        backbone(x_TBI, lengths_B)[inside_TB], backbone(other_TBI, lengths_B)[inside_TB]
+    ):
+        return "what stands after a review's end reaches its states"
+    return None
+
+
+def _state_dict(cell: Cell) -> str | None:
+    x_TBI = _inputs(cell)
+    expected, _ = Unrolled(cell)(x_TBI)
+    other = copy.deepcopy(cell)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.copy_(torch.randn_like(tensor))
+    other.load_state_dict(cell.state_dict(), strict=True)
+    if not torch.equal(Unrolled(other)(x_TBI)[0], expected):
+        return "a cell that loads it computes something else: a parameter or buffer is not in it"
+    return None

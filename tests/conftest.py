@@ -1,0 +1,71 @@
+"""Shared by all tests: the environment they see, small data, and a way to compose and to train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from imdb_lightning import config
+
+
+REAL = os.environ.get("IMDB_DATA")
+
+# What the default experiment=smoke takes from disk and time, less than half again.
+TINY = (
+    "data=synthetic data.train_size=64 data.val_size=16 data.test_size=16 data.max_length=60 "
+    "data.batch_size=8 data.cache_dir=null model.embedding_size=8 model.hidden_size=8 "
+    "trainer=cpu trainer.max_epochs=2"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's reviews, cache or hub, nor writes beside the project."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("IMDB_DATA", raising=False)
+    monkeypatch.setenv("IMDB_LIGHTNING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def real_data() -> Iterator[str]:
+    if REAL is None or not Path(REAL).exists():
+        pytest.skip("IMDB_DATA does not name the real reviews")
+    yield REAL
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration of these overrides, which must have no mistake."""
+    mistakes, _ = config.mistakes_in(list(overrides), multirun=False)
+    assert mistakes == []
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def write_parquet(folder: Path, **columns_of: dict[str, list]) -> Path:
+    """train-*.parquet and test-*.parquet with these columns: the hub's layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, columns in columns_of.items():
+        table = pyarrow.table(columns)
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def some_reviews(count: int, offset: int = 0) -> dict[str, list]:
+    """`count` different reviews, every other one positive, as parquet columns."""
+    words = ("awful film", "lovely film")
+    numbers = range(offset, offset + count)
+    return {
+        "text": [f"A {words[n % 2]}, number {n}. <br /> I saw it {n} times!" for n in numbers],
+        "label": [n % 2 for n in numbers],
+    }

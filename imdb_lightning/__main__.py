@@ -29,13 +29,13 @@ def main() -> None:
     options = get_args_parser().parse_args()
     asks = options.help or options.hydra_help or options.shell_completion or options.config_path
     if not asks and not options.config_name and not options.experimental_rerun:
-        mistakes, jobs = config.mistakes_in(
-            options.overrides, bool(options.multirun), options.config_dir
-        )
-        if not mistakes and not options.cfg and not options.info:
-            mistakes = missing(jobs)
-        if mistakes:
-            leave(2, *mistakes)
+        line = config.check(options.overrides, bool(options.multirun), options.config_dir)
+        if line.mistakes:
+            leave(2, *line.mistakes)
+        given = dict(zip(options.overrides, line.overrides, strict=True))
+        sys.argv = [given.get(argument, argument) for argument in sys.argv]
+        if not options.cfg and not options.info:
+            prepare(line.jobs)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     failures: list[str] = []
@@ -62,39 +62,52 @@ def main() -> None:
         sys.exit(1)
 
 
-def missing(jobs: list[DictConfig]) -> list[str]:
-    """What the jobs ask for and this machine lacks: a GPU, the reviews.
+def prepare(jobs: list[DictConfig]) -> None:
+    """Leave with 2 where the jobs ask for what this machine lacks: a device, the reviews.
 
     Where there are no reviews and data.fallback allows it, puts data.name=synthetic on the command
     line, so that the configuration, the run's name and all that it writes say so.
     """
-    lacks = []
-    accelerators = {cfg.trainer.accelerator for cfg in jobs} - {"auto", "cpu"}
-    if accelerators:
-        import torch  # seconds: only where the answer needs it
-
-        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-        there = {"gpu": cuda or mps, "cuda": cuda, "mps": mps}
-        lacks += [
-            f"trainer.accelerator={name}: there is no such device here; trainer=cpu or trainer=auto"
-            for name in sorted(accelerators)
-            if not there[name]
-        ]
+    lacks = no_device({cfg.trainer.accelerator for cfg in jobs})
     real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
-    if real:
-        from .data import sources
+    reviews = no_reviews({data.path for data in real})
+    if reviews and any(data.fallback is None or data.path is not None for data in real):
+        lacks.append(reviews)
+    if lacks:
+        leave(2, *lacks)
+    if reviews:
+        print(f"imdb_lightning: {reviews}", file=sys.stderr)
+        print("imdb_lightning: training on the synthetic corpus instead", file=sys.stderr)
+        sys.argv.append("data.name=synthetic")
 
-        try:
-            for path in {data.path for data in real}:
-                sources.find(path)
-        except sources.DataNotFound as error:
-            if any(data.fallback is None or data.path is not None for data in real):
-                lacks.append(str(error))
-            elif not lacks:
-                print(f"synthetic: {error}", file=sys.stderr)
-                print("synthetic: training on the synthetic corpus instead", file=sys.stderr)
-                sys.argv.append("data.name=synthetic")
-    return lacks
+
+def no_device(accelerators: set[str]) -> list[str]:
+    """A line for each accelerator that is asked for and not here."""
+    if not accelerators - {"auto", "cpu"}:
+        return []
+    import torch  # seconds: only where the answer needs it
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"auto": True, "cpu": True, "gpu": cuda or mps, "cuda": cuda, "mps": mps}
+    return [
+        f"trainer.accelerator={name}: there is no such device here; take trainer=cpu or auto"
+        for name in sorted(accelerators)
+        if not there[name]
+    ]
+
+
+def no_reviews(paths: set[str | None]) -> str | None:
+    """Why there are no reviews in one of these places; None where all have some."""
+    if not paths:
+        return None
+    from .data import sources
+
+    try:
+        for path in paths:
+            sources.find(path)
+    except sources.DataNotFound as error:
+        return str(error)
+    return None
 
 
 def leave(code: int, *lines: str) -> NoReturn:

@@ -14,14 +14,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -194,17 +194,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
 # What a command line says
 
 
-def mistakes_in(
-    overrides: Sequence[str], multirun: bool, config_dir: str | None = None
-) -> tuple[list[str], list[DictConfig]]:
-    """What is wrong with these overrides, a line each, and the configuration of every job.
+class CommandLine(NamedTuple):
+    """What the overrides of a command line come to."""
 
-    A grid has one job for each combination of its axes. `config_dir` is a folder of the user's own
-    configuration files (Hydra's --config-dir).
+    mistakes: list[str]  # a line each; empty where all is well
+    jobs: list[DictConfig]  # the configuration of every job; one for each combination of a grid
+    overrides: list[str]  # as Hydra is to have them
+
+
+def check(
+    overrides: Sequence[str], multirun: bool = False, config_dir: str | None = None
+) -> CommandLine:
+    """Every mistake of these overrides, sweeps included; nothing is created or read but conf/.
+
+    `config_dir` is a folder of the user's own configuration files (Hydra's --config-dir). A glob
+    over a group's options comes back as their list: Hydra's own sees no options in sub-folders.
     """
     search = [f"hydra.searchpath=[{full(config_dir)!r}]"] if config_dir else []
-    mistakes: list[str] = []
-    jobs = []
+    line = CommandLine([], [], [])
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         groups = _groups(loader, search)
@@ -213,24 +220,38 @@ def mistakes_in(
         for text in overrides:
             try:
                 (override,) = parser.parse_overrides([text])
-                axes.append(_choices(override))
-                if len(axes[-1]) > 1 and not multirun:
-                    mistakes.append(f"{text}: several values make a grid; add -m to run them all")
+                values = _values(override, groups)
             except (HydraException, OmegaConfBaseException) as error:
-                mistakes.append(f"{text}: {one_line(error)}")
+                line.mistakes.append(f"{text}: {one_line(error)}")
+                continue
+            if values is None:
+                line.overrides.append(text)
+                axes.append([text])
+                continue
+            key = override.get_key_element()
+            line.overrides.append(f"{key}={','.join(values)}")
+            axes.append([f"{key}={value}" for value in values])
+            if not values:
+                line.mistakes.append(f"{text}: no option matches")
+            elif not multirun:
+                line.mistakes.append(f"{text}: several values make a grid; add -m to run them all")
         for choices in product(*axes):
             wrong, cfg = _check_job(parser.parse_overrides(list(choices)), groups, search)
-            mistakes += wrong
-            jobs += [] if cfg is None else [cfg]
-    return list(dict.fromkeys(mistakes)), jobs
+            line.mistakes.extend(wrong)
+            line.jobs.extend([] if cfg is None else [cfg])
+    return line._replace(mistakes=list(dict.fromkeys(line.mistakes)))
 
 
-def _choices(override: Override) -> list[str]:
-    """The values of a sweep, each as an override; the override itself where nothing is swept."""
-    if override.is_sweep_override() and override.is_discrete_sweep():
-        key = override.get_key_element()
-        return [f"{key}={value}" for value in override.sweep_string_iterator()]
-    return [str(override.input_line)]
+def _values(override: Override, groups: dict[str, list[str]]) -> list[str] | None:
+    """The values of a sweep; None where nothing is swept, or the sweep is no list of values."""
+    if not override.is_sweep_override():
+        return None
+    pattern = override.value()
+    if isinstance(pattern, Glob) and override.key_or_group in groups:
+        return pattern.filter(groups[override.key_or_group])
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return None
 
 
 def _groups(loader: ConfigLoader, search: list[str]) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from imdb_lightning import config
@@ -46,10 +45,10 @@ def real_data() -> Iterator[str]:
 
 def composed(*overrides: str) -> DictConfig:
     """The configuration of these overrides, which must have no mistake."""
-    mistakes, _ = config.mistakes_in(list(overrides), multirun=False)
-    assert mistakes == []
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+    line = config.check(overrides)
+    assert line.mistakes == []
+    (cfg,) = line.jobs
+    return cfg
 
 
 def write_parquet(folder: Path, **columns_of: dict[str, list]) -> Path:

@@ -117,7 +117,7 @@ def leave(code: int, *lines: str) -> NoReturn:
 
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
-    """Ctrl-C and SIGTERM: unwind, so that the run says how it ended; the second one ends at once."""
+    """Ctrl-C and SIGTERM: unwind, so that the run says how it ended; a second one ends at once."""
     signal.signal(number, signal.SIG_DFL)
     raise SystemExit(128 + number)
 

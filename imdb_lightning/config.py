@@ -183,7 +183,7 @@ def nearest_choice(key: str, value: Any) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """"; did you mean ...?", or nothing where no known word is near."""
+    """ "; did you mean ...?", or nothing where no known word is near."""
     candidates = list(known)
     close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     if not close:  # the right name in the wrong place, such as hidden_size for model.hidden_size
@@ -311,10 +311,14 @@ def _wrong_choice(override: Override, options: list[str]) -> str | None:
         if override.is_add():
             return f"{override.input_line}: write {group}={choice}, without +"
         return None
-    return f"{group}={choice}: {group} is one of {', '.join(options)}{nearest(str(choice), options)}"
+    return (
+        f"{group}={choice}: {group} is one of {', '.join(options)}{nearest(str(choice), options)}"
+    )
 
 
-def _wrong_key(override: Override, known: dict[str, Any], groups: dict[str, list[str]]) -> str | None:
+def _wrong_key(
+    override: Override, known: dict[str, Any], groups: dict[str, list[str]]
+) -> str | None:
     key = override.key_or_group
     line = str(override.input_line)
     if key.startswith("hydra.") or key == "hydra":

@@ -101,9 +101,7 @@ class Record(Callback):
             f"{epoch['seconds']:.1f} s"
         )
 
-    def finish(
-        self, model: Classifier, device: torch.device, seconds: float
-    ) -> dict[str, Any]:
+    def finish(self, model: Classifier, device: torch.device, seconds: float) -> dict[str, Any]:
         """The run is tested: write its results, and return what metrics.json holds."""
         assert self.writer is not None
         scores = {split: model.scores(split) for split in ("val", "test")}

@@ -1,11 +1,11 @@
 """A run directory: what a training run leaves, and how later commands read it back.
 
-    .hydra/config.yaml overrides.yaml    the composed configuration (written by Hydra)
-    checkpoints/best.ckpt last.ckpt      plain containers: torch.load(..., weights_only=True)
-    tokenizer.json                       of the `tokenizers` library
-    metrics.json                         every number of the run; "status" says how it ended
-    predictions.parquet                  one row per val and test review
-    curves.png  train.log  events.out.tfevents.*
+.hydra/config.yaml overrides.yaml    the composed configuration (written by Hydra)
+checkpoints/best.ckpt last.ckpt      plain containers: torch.load(..., weights_only=True)
+tokenizer.json                       of the `tokenizers` library
+metrics.json                         every number of the run; "status" says how it ended
+predictions.parquet                  one row per val and test review
+curves.png  train.log  events.out.tfevents.*
 """
 
 from __future__ import annotations

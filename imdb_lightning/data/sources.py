@@ -19,9 +19,13 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
 
 
 HUB = "stanfordnlp/imdb"
@@ -127,55 +131,72 @@ def _parquet_files(folder: Path, split: str) -> list[Path]:
 
 def _read_parquet(folder: Path) -> dict[str, Reviews]:
     import datasets  # a second and more: only where reviews are really read
-    import pyarrow
+    import pyarrow.parquet
 
-    if not log.isEnabledFor(logging.DEBUG):
-        datasets.disable_progress_bars()
-    files = {split: _parquet_files(folder, split) for split in SPLITS}
-    patterns = {split: [glob.escape(str(f)) for f in files[split]] for split in SPLITS}
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # DataError says it in one line
+    splits = {}
     # Its Arrow cache does not notice flipped bytes, so it lives only as long as this call; what
     # lasts are the encoded reviews, which are verified each time they are read.
     with tempfile.TemporaryDirectory(prefix="imdb_lightning-") as cache:
-        try:
-            data = datasets.load_dataset("parquet", data_files=patterns, cache_dir=cache)
-            tables = {split: data[split].with_format("arrow")[:] for split in SPLITS}
-        except (OSError, ValueError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
-            cause = error.__cause__ or error
-            reason = " ".join(str(cause).split())[:200]
-            raise DataError(f"{folder}: unreadable parquet: {reason}") from None
-        return {split: _from_table(tables[split], folder, split) for split in SPLITS}
+        for split in SPLITS:
+            files = _parquet_files(folder, split)
+            try:
+                for file in files:
+                    _check_columns(file, pyarrow.parquet.ParquetFile(file))
+                patterns = [glob.escape(str(file)) for file in files]
+                data = datasets.load_dataset(
+                    "parquet", data_files=patterns, split="train", cache_dir=cache
+                )
+                table = data.with_format("arrow")[:]
+            except (
+                OSError,
+                ValueError,
+                pyarrow.ArrowException,
+                datasets.exceptions.DatasetsError,
+            ) as error:
+                reason = " ".join(str(error.__cause__ or error).split())[:200]
+                raise DataError(f"{folder}: unreadable parquet, split {split}: {reason}") from None
+            splits[split] = _from_table(table, f"{folder}, split {split}")
+    return splits
 
 
-def _from_table(table: object, folder: Path, split: str) -> Reviews:
-    where = f"{folder}, split {split}"
-    names = table.column_names  # type: ignore[attr-defined]
+def _check_columns(file: Path, content: pyarrow.parquet.ParquetFile) -> None:
+    names = content.schema_arrow.names
     missing = [name for name in ("text", "label") if name not in names]
     if missing:
         raise DataError(
-            f"{where}: no column {' or '.join(missing)}; its columns are {', '.join(names)}"
+            f"{file}: no column {' or '.join(missing)}; its columns are {', '.join(names)}"
         )
-    raw_labels = table["label"].to_pylist()  # type: ignore[index]
-    for row, label in enumerate(raw_labels):
+    if content.metadata.num_rows == 0:
+        raise DataError(f"{file}: no reviews in it")
+
+
+def _from_table(table: pyarrow.Table, where: str) -> Reviews:
+    labels = table["label"].to_pylist()
+    for row, label in enumerate(labels):
         if label not in (0, 1):
             raise DataError(f"{where}, row {row}: label {label!r}; 0 is negative, 1 positive")
-    texts = table["text"]  # type: ignore[index]
     try:
-        texts = texts.to_pylist()
+        texts = table["text"].to_pylist()
     except UnicodeDecodeError:
         # Arrow hands out no text at all when one row is not UTF-8: take the bytes instead.
-        texts = [value.as_buffer().to_pybytes().decode("utf-8", "replace") for value in texts]
+        contents = [value.as_buffer() for value in table["text"]]
+        texts = [b.to_pybytes().decode("utf-8", "replace") if b else None for b in contents]
         log.warning("%s: some reviews are not UTF-8; the invalid bytes became U+FFFD", where)
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{where}, row {row}: text is {text!r}, not a string")
-    return Reviews(texts, np.array(raw_labels, dtype=np.int64))
+    return Reviews(texts, np.array(labels, dtype=np.int64))
 
 
 # aclImdb
 
 
 def _read_folder(folder: Path) -> dict[str, Reviews]:
-    return _collect((split, label, file.read_bytes()) for split, label, file in _folder_files(folder))
+    return _collect(
+        (split, label, file.read_bytes()) for split, label, file in _folder_files(folder)
+    )
 
 
 def _folder_files(folder: Path) -> list[tuple[str, int, Path]]:
@@ -254,7 +275,9 @@ def _hub() -> Path:
         return fetch(local_files_only=False)
     except Exception as error:  # noqa: BLE001  the client raises many kinds, all meaning "no data"
         reason = " ".join(str(error).split())[:200]
-        raise DataNotFound(f"no reviews here, and the hub gave none ({reason}); {THREE_WAYS}") from None
+        raise DataNotFound(
+            f"no reviews here, and the hub gave none ({reason}); {THREE_WAYS}"
+        ) from None
 
 
 def reachable(endpoint: str, timeout: float = PROBE) -> bool:

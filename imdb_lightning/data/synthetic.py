@@ -102,9 +102,7 @@ def _verdict(positive: bool, random: np.random.Generator) -> list[str]:
     return [*_pick(SUBJECTS, random).split(), _pick(VERBS, random), adjective]
 
 
-def _neutral(
-    tokens: int, pool: list[list[str]], random: np.random.Generator
-) -> list[list[str]]:
+def _neutral(tokens: int, pool: list[list[str]], random: np.random.Generator) -> list[list[str]]:
     """Neutral sentences of `tokens` words in all; the last one may break off."""
     sentences = []
     while tokens > 0:

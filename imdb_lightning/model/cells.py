@@ -51,8 +51,9 @@ class Cell(nn.Module):
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros: a tuple of (B, H) tensors."""
-        return tuple(self.weight_hh.new_zeros(batch_size, self.hidden_size)
-                     for _ in range(self.states))
+        return tuple(
+            self.weight_hh.new_zeros(batch_size, self.hidden_size) for _ in range(self.states)
+        )
 
     def forward(self, x_BI: Tensor, state: State) -> State:
         """The state after this step. x_BI: float, (B, I). State: a tuple of (B, H) tensors."""

@@ -90,7 +90,9 @@ class Classifier(lightning.LightningModule):
     def from_config(cls, model: Mapping[str, Any], optim: Mapping[str, Any]) -> Classifier:
         """The classifier that the groups `model` and `optim` of a configuration describe."""
         options = {k: v for k, v in model.items() if k not in ("name", "layer", "cell")}
-        return cls(layer_maker(model), **options, lr=optim["lr"], weight_decay=optim["weight_decay"])
+        return cls(
+            layer_maker(model), **options, lr=optim["lr"], weight_decay=optim["weight_decay"]
+        )
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, 2) of negative and positive. tokens_BT: int64; lengths_B: int64 tokens."""

@@ -1,6 +1,6 @@
 """Layers over whole sequences: against PyTorch's packed sequences, over ragged lengths.
 
-    pytest tests/model/test_backbones.py
+pytest tests/model/test_backbones.py
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def copied(reference: nn.RNNBase, ours: Backbone) -> list[tuple[Tensor, Tensor]]
     return pairs
 
 
-@pytest.mark.parametrize(("name", "layers", "two"), list(product(WITH_REFERENCE, (1, 2), (False, True))))
+@pytest.mark.parametrize(
+    ("name", "layers", "two"), list(product(WITH_REFERENCE, (1, 2), (False, True)))
+)
 def test_outputs_and_gradients_are_those_of_packed_pytorch(
     name: str, layers: int, two: bool
 ) -> None:

@@ -1,6 +1,6 @@
 """The cells against PyTorch's, and against the report's equations written out by hand.
 
-    pytest tests/model/test_cells.py
+pytest tests/model/test_cells.py
 """
 
 from __future__ import annotations
@@ -167,7 +167,10 @@ def test_check_cell_finds_a_broken_cell(cell: Cell, complaint: str) -> None:
 
 def test_check_cell_leaves_cell_and_random_state_alone() -> None:
     cell = RNNCell(I, H)
-    before, random_state = {k: v.clone() for k, v in cell.state_dict().items()}, torch.get_rng_state()
+    before, random_state = (
+        {k: v.clone() for k, v in cell.state_dict().items()},
+        torch.get_rng_state(),
+    )
     check_cell(cell)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(v, before[k]) for k, v in cell.state_dict().items())

@@ -1,6 +1,6 @@
 """Poolings, losses and the classifier as a whole.
 
-    pytest tests/model/test_classifier.py
+pytest tests/model/test_classifier.py
 """
 
 from __future__ import annotations

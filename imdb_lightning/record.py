@@ -17,7 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 from . import figures
 from .config import flat
 from .data.module import ReviewData
-from .model.classifier import Classifier, Scores
+from .model.classifier import Classifier
 from .run import Run
 
 
@@ -168,7 +168,7 @@ class Record(Callback):
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
-    """The configuration as TensorBoard's HParams tab takes it: flat, no null, no machine's paths."""
+    """The configuration for TensorBoard's HParams tab: flat, no null, no machine's paths."""
     values = flat(OmegaConf.to_container(cfg, resolve=True))
     machine = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
     return {

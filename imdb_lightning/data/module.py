@@ -182,7 +182,7 @@ def code_version() -> str:
     """Changes with the code that makes encoded reviews, so that no cache outlives it."""
     content = hashlib.sha256()
     for module in (sources, synthetic, text):
-        content.update(Path(module.__file__).read_bytes())
+        content.update(Path(str(module.__file__)).read_bytes())
     content.update(Path(__file__).read_bytes())
     content.update(text.tokenizers.__version__.encode())
     return content.hexdigest()

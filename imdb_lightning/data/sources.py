@@ -17,7 +17,7 @@ import tempfile
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -216,7 +216,7 @@ def _review_number(name: str) -> tuple[int, ...] | None:
 
 
 def read_archive(archive: Path, md5: str = ARCHIVE_MD5) -> dict[str, Reviews]:
-    """The reviews of aclImdb_v1.tar.gz, read as a stream. Raises DataError unless `md5` is its hash."""
+    """The reviews of aclImdb_v1.tar.gz, as a stream. Raises DataError unless `md5` is its hash."""
     found = _hash(archive, "md5")
     if found != md5:
         raise DataError(f"{archive}: md5 {found}, not {md5}: not the official archive, or damaged")
@@ -281,7 +281,7 @@ def _hub() -> Path:
 
 
 def reachable(endpoint: str, timeout: float = PROBE) -> bool:
-    """Whether a connection to `endpoint`, or to the proxy for it, opens within `timeout` seconds."""
+    """Whether a connection to `endpoint`, or to its proxy, opens within `timeout` seconds."""
     url = urllib.parse.urlsplit(endpoint)
     proxy = urllib.request.getproxies().get(url.scheme)
     if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
@@ -304,8 +304,8 @@ def reachable(endpoint: str, timeout: float = PROBE) -> bool:
 
 
 def _hash(file: Path, kind: str) -> str:
-    digest: Callable = hashlib.new(kind, usedforsecurity=False)
+    digest = hashlib.new(kind, usedforsecurity=False)
     with file.open("rb") as stream:
         while chunk := stream.read(2**20):
-            digest.update(chunk)  # type: ignore[attr-defined]
-    return digest.hexdigest()  # type: ignore[attr-defined]
+            digest.update(chunk)
+    return digest.hexdigest()

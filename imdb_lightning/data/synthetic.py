@@ -44,12 +44,12 @@ ACTIONS = (
     "writes about|waits outside|moves to|dreams of|hears about|stays in"
 ).split("|")
 PLACES = (
-    "the house|a small town|the station|the harbour|an empty street|the city|a hotel|the old school|"
-    "the office|a farm|the island|the theatre|a train|the garden|the hospital"
+    "the house|a small town|the station|the harbour|an empty street|the city|a hotel|"
+    "the old school|the office|a farm|the island|the theatre|a train|the garden|the hospital"
 ).split("|")
 TIMES = (
-    "in the morning|at night|after the war|before the storm|in the second half|one summer|years later|"
-    "at the start|near the end|in winter|during the party|on the last day"
+    "in the morning|at night|after the war|before the storm|in the second half|one summer|"
+    "years later|at the start|near the end|in winter|during the party|on the last day"
 ).split("|")
 
 

@@ -48,11 +48,11 @@ class Tokenizer:
     ) -> Tokenizer:
         """The `vocab_size - 2` most frequent words of `texts`, ties in alphabetical order."""
         counter = _words(WordLevel(unk_token=SPECIAL[UNKNOWN]))
-        trainer = WordLevelTrainer(  # type: ignore[call-arg]
+        trainer = WordLevelTrainer(
             vocab_size=vocab_size + 1, special_tokens=SPECIAL, show_progress=False
         )
         counter.train_from_iterator(texts, trainer)
-        # Made anew, since the trainer also has the special tokens recognised in the text of reviews.
+        # Made anew, since the trainer also has special tokens recognised in the text of reviews.
         vocabulary = counter.get_vocab(with_added_tokens=True)
         words = _words(WordLevel(vocabulary, unk_token=SPECIAL[UNKNOWN]))
         return cls(words, max_length, truncation)

@@ -90,9 +90,7 @@ class Classifier(lightning.LightningModule):
     def from_config(cls, model: Mapping[str, Any], optim: Mapping[str, Any]) -> Classifier:
         """The classifier that the groups `model` and `optim` of a configuration describe."""
         options = {k: v for k, v in model.items() if k not in ("name", "layer", "cell")}
-        return cls(
-            layer_maker(model), **options, lr=optim["lr"], weight_decay=optim["weight_decay"]
-        )
+        return cls(layer_maker(model), **options, **optim)
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, 2) of negative and positive. tokens_BT: int64; lengths_B: int64 tokens."""
@@ -182,7 +180,7 @@ LOSSES = {"cross_entropy": cross_entropy, "nll": nll, "nll_on_raw_logits": nll_o
 
 
 def layer_maker(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
-    """Function (input_size, hidden_size) -> one recurrent layer, from `model.layer` or `model.cell`.
+    """Function (input_size, hidden_size) -> one recurrent layer, `model.layer` or `model.cell`.
 
     Raises ValueError where `_target_` does not name a class of ours or the user's.
     """

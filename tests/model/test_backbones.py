@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,12 @@ from imdb_lightning import GRUCell, LSTMCell, RNNCell
 from imdb_lightning.model.backbones import Backbone, Unrolled
 
 
-I, H = 5, 4
+SIZE, H = 5, 4
 LENGTHS = torch.tensor([9, 1, 4, 9, 2])
 
 Maker = Callable[[int, int], nn.Module]
 # name -> (a layer of ours, PyTorch's layer with the same mathematics or None)
-LAYERS: dict[str, tuple[Maker, type[nn.RNNBase] | None]] = {
+LAYERS: dict[str, tuple[Maker, Any]] = {
     "nn.RNN": (nn.RNN, nn.RNN),
     "nn.LSTM": (nn.LSTM, nn.LSTM),
     "nn.GRU": (nn.GRU, nn.GRU),
@@ -35,7 +36,7 @@ WITH_REFERENCE = [name for name, (_, reference) in LAYERS.items() if reference]
 
 
 def backbone(name: str, layers: int = 1, bidirectional: bool = False) -> Backbone:
-    return Backbone(LAYERS[name][0], I, H, layers, bidirectional, dropout=0.0).double()
+    return Backbone(LAYERS[name][0], SIZE, H, layers, bidirectional, dropout=0.0).double()
 
 
 def inside(h: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def inside(h: Tensor) -> Tensor:
 
 def copied(reference: nn.RNNBase, ours: Backbone) -> list[tuple[Tensor, Tensor]]:
     """Pairs (PyTorch's parameter, ours), after ours took PyTorch's random values."""
-    pairs = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for layers, suffix in ((ours.forwards, ""), (ours.backwards, "_reverse")):
         for number, layer in enumerate(layers):
             for name, parameter in layer.named_parameters():
@@ -66,11 +67,10 @@ def test_outputs_and_gradients_are_those_of_packed_pytorch(
 ) -> None:
     torch.manual_seed(0)
     kind = LAYERS[name][1]
-    assert kind is not None
-    reference = kind(I, H, num_layers=layers, bidirectional=two).double()
+    reference = kind(SIZE, H, num_layers=layers, bidirectional=two).double()
     ours = backbone(name, layers, two)
     pairs = copied(reference, ours)
-    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), I, dtype=torch.float64).requires_grad_()
+    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), SIZE, dtype=torch.float64).requires_grad_()
 
     found = ours(x, LENGTHS)
     packed = pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
@@ -89,12 +89,11 @@ def test_outputs_and_gradients_are_those_of_packed_pytorch(
 def test_initial_and_final_states_are_pytorchs(name: str) -> None:
     torch.manual_seed(1)
     kind = LAYERS[name][1]
-    assert kind is not None
-    reference = kind(I, H).double()
-    layer = LAYERS[name][0](I, H).double()
-    for parameter, target in zip(layer.parameters(), reference.parameters(), strict=True):
-        parameter.data.copy_(target)
-    x = torch.randn(6, 3, I, dtype=torch.float64)
+    reference = kind(SIZE, H).double()
+    layer = LAYERS[name][0](SIZE, H).double()
+    for parameter, theirs in zip(layer.parameters(), reference.parameters(), strict=True):
+        parameter.data.copy_(theirs)
+    x = torch.randn(6, 3, SIZE, dtype=torch.float64)
     count = 2 if kind is nn.LSTM else 1
     states = [torch.randn(3, H, dtype=torch.float64).requires_grad_() for _ in range(count)]
 
@@ -104,7 +103,7 @@ def test_initial_and_final_states_are_pytorchs(name: str) -> None:
     expected = [s.squeeze(0) for s in (last if count == 2 else (last,))]
     for mine, target in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, target, rtol=1e-11, atol=1e-11)
-    wanted = torch.autograd.grad(sum(s.square().sum() for s in expected), states)  # type: ignore[arg-type]
+    wanted = torch.autograd.grad(sum(s.square().sum() for s in expected), states)
     gotten = torch.autograd.grad(sum(s.square().sum() for s in found), states)
     for mine, target in zip(gotten, wanted, strict=True):
         torch.testing.assert_close(mine, target, rtol=1e-10, atol=1e-11)
@@ -114,7 +113,7 @@ def test_initial_and_final_states_are_pytorchs(name: str) -> None:
 def test_padding_and_batch_mates_never_change_a_review(name: str, layers: int, two: bool) -> None:
     torch.manual_seed(2)
     model = backbone(name, layers, two)
-    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), I, dtype=torch.float64)
+    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), SIZE, dtype=torch.float64)
     h = model(x, LENGTHS)
     for review, length in enumerate(LENGTHS.tolist()):
         alone = model(x[:length, review : review + 1], LENGTHS[review : review + 1])
@@ -127,7 +126,7 @@ def test_padding_and_batch_mates_never_change_a_review(name: str, layers: int, t
 def test_no_gradient_reaches_padding(two: bool) -> None:
     torch.manual_seed(3)
     model = backbone("LSTMCell", 2, two)
-    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), I, dtype=torch.float64).requires_grad_()
+    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), SIZE, dtype=torch.float64).requires_grad_()
     model(x, LENGTHS)[inside(x)].square().sum().backward()
     assert x.grad is not None
     assert (x.grad[~inside(x)] == 0).all()

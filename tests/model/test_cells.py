@@ -16,15 +16,15 @@ from imdb_lightning.model.cells import State
 from imdb_lightning.model.check import CellError
 
 
-I, H, B = 5, 4, 3
+SIZE, H, B = 5, 4, 3
 
 OURS: dict[str, Cell] = {
-    "rnn": RNNCell(I, H),
-    "lstm": LSTMCell(I, H),
-    "gru, reset before": GRUCell(I, H, reset="before"),
-    "gru, reset after": GRUCell(I, H, reset="after"),
+    "rnn": RNNCell(SIZE, H),
+    "lstm": LSTMCell(SIZE, H),
+    "gru, reset before": GRUCell(SIZE, H, reset="before"),
+    "gru, reset after": GRUCell(SIZE, H, reset="after"),
 }
-TORCHS: dict[str, tuple[type[Cell], dict[str, Any], type[nn.RNNCellBase]]] = {
+TORCHS: dict[str, tuple[type[Cell], dict[str, Any], Any]] = {
     "rnn": (RNNCell, {}, nn.RNNCell),
     "lstm": (LSTMCell, {}, nn.LSTMCell),
     "gru": (GRUCell, {"reset": "after"}, nn.GRUCell),
@@ -44,10 +44,10 @@ def test_cells_keep_the_contract(name: str) -> None:
 def test_a_step_and_its_gradients_are_pytorchs(name: str) -> None:
     kind, options, theirs_kind = TORCHS[name]
     torch.manual_seed(0)
-    theirs = theirs_kind(I, H).double()
-    ours = kind(I, H, **options).double()
+    theirs = theirs_kind(SIZE, H).double()
+    ours = kind(SIZE, H, **options).double()
     ours.load_state_dict(theirs.state_dict())  # names and layout are the same
-    x, state = random(B, I), tuple(random(B, H) for _ in range(ours.states))
+    x, state = random(B, SIZE), tuple(random(B, H) for _ in range(ours.states))
 
     outputs = ours(x, state)
     expected = theirs(x, state if name == "lstm" else state[0])
@@ -67,8 +67,8 @@ def test_a_step_and_its_gradients_are_pytorchs(name: str) -> None:
 
 def test_gru_with_reset_before_is_equations_9_to_12() -> None:
     torch.manual_seed(1)
-    cell = GRUCell(I, H, reset="before").double()
-    x, h = random(B, I), random(B, H)
+    cell = GRUCell(SIZE, H, reset="before").double()
+    x, h = random(B, SIZE), random(B, H)
     (found,) = cell(x, (h,))
     W, U = cell.weight_ih, cell.weight_hh
     b = cell.bias_ih + cell.bias_hh
@@ -89,15 +89,15 @@ def test_gru_with_reset_before_is_equations_9_to_12() -> None:
 
 def test_the_two_resets_differ() -> None:
     torch.manual_seed(2)
-    before, after = GRUCell(I, H, reset="before"), GRUCell(I, H, reset="after")
+    before, after = GRUCell(SIZE, H, reset="before"), GRUCell(SIZE, H, reset="after")
     after.load_state_dict(before.state_dict())
-    x, state = torch.randn(B, I), (torch.randn(B, H),)
+    x, state = torch.randn(B, SIZE), (torch.randn(B, H),)
     assert (before(x, state)[0] - after(x, state)[0]).abs().max() > 1e-3
 
 
 def test_an_unknown_reset_is_refused() -> None:
     with pytest.raises(ValueError, match="'before' or 'after'"):
-        GRUCell(I, H, reset="during")  # type: ignore[arg-type]
+        GRUCell(SIZE, H, reset="during")  # type: ignore[arg-type]
 
 
 class Forgetful(RNNCell):
@@ -145,18 +145,18 @@ class Hidden(RNNCell):
         self.register_buffer("scale", torch.full((hidden_size,), 0.5), persistent=False)
 
     def forward(self, x_BI: Tensor, state: State) -> State:
-        return (super().forward(x_BI, state)[0] * self.scale,)
+        return (super().forward(x_BI, state)[0] * self.get_buffer("scale"),)
 
 
 @pytest.mark.parametrize(
     ("cell", "complaint"),
     [
-        (Forgetful(I, H), "keeps a state of its own"),
-        (Gossip(I, H), "reviews beside it"),
-        (Idle(I, H), "bias_ih gets no gradient"),
-        (Bare(I, H), "not a tuple"),
-        (Detached(I, H), "finite differences"),
-        (Hidden(I, H), "not in it"),
+        (Forgetful(SIZE, H), "keeps a state of its own"),
+        (Gossip(SIZE, H), "reviews beside it"),
+        (Idle(SIZE, H), "bias_ih gets no gradient"),
+        (Bare(SIZE, H), "not a tuple"),
+        (Detached(SIZE, H), "finite differences"),
+        (Hidden(SIZE, H), "not in it"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Cell) else "",
 )
@@ -166,7 +166,7 @@ def test_check_cell_finds_a_broken_cell(cell: Cell, complaint: str) -> None:
 
 
 def test_check_cell_leaves_cell_and_random_state_alone() -> None:
-    cell = RNNCell(I, H)
+    cell = RNNCell(SIZE, H)
     before, random_state = (
         {k: v.clone() for k, v in cell.state_dict().items()},
         torch.get_rng_state(),

@@ -28,6 +28,8 @@ def main() -> None:
         sys.path.append(os.getcwd())  # a user's own cell, also under the console script
     options = get_args_parser().parse_args()
     asks = options.help or options.hydra_help or options.shell_completion or options.config_path
+    if options.cfg and options.multirun:
+        leave(2, "--cfg shows one configuration: name one job, without -m")
     if not asks and not options.config_name and not options.experimental_rerun:
         line = config.check(options.overrides, bool(options.multirun), options.config_dir)
         if line.mistakes:
@@ -43,12 +45,13 @@ def main() -> None:
     @hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")
     def job(cfg: DictConfig) -> float | None:
         from .data.sources import DataError
+        from .run import RunExists
         from .train import train
 
         hydra_config = HydraConfig.get()
         try:
             return train(cfg, Path(hydra_config.runtime.output_dir))["val/acc"]
-        except DataError as error:
+        except (DataError, RunExists) as error:
             log.error("%s", error)
         except Exception:
             log.exception("the run failed")

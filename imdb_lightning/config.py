@@ -297,6 +297,7 @@ def _check_job(
     try:
         cfg = compose("config", overrides=[*search, *chosen, *right])
         mistakes += wrong_values(cfg)
+        mistakes += _taken_directories(values, [*search, *chosen, *right])
     except (HydraException, OmegaConfBaseException) as error:
         return [*mistakes, one_line(error)], None
     return mistakes, cfg
@@ -322,7 +323,7 @@ def _wrong_key(
     key = override.key_or_group
     line = str(override.input_line)
     if key.startswith("hydra.") or key == "hydra":
-        return _wrong_directory(key, override.value())
+        return None
     if override.is_delete():
         return f"{line}: every key is needed; nothing can be removed"
     is_known = key in known or any(name.startswith(f"{key}.") for name in known)
@@ -357,12 +358,17 @@ def trainer_keys() -> list[str]:
     return [f"trainer.{name}" for name in trainer_arguments()]
 
 
-def _wrong_directory(key: str, value: Any) -> str | None:
-    """A run never goes where another one is."""
-    if key == "hydra.run.dir" and isinstance(value, str) and os.path.isdir(full(value)):
-        if os.path.exists(os.path.join(full(value), "metrics.json")):
-            return f"hydra.run.dir={value}: there is a run in it; name a new directory"
-    return None
+def _taken_directories(overrides: list[Override], texts: list[str]) -> list[str]:
+    """Where a directory is given: a run never goes where another one is."""
+    given = {override.key_or_group for override in overrides}
+    taken = []
+    for key, runs in (("hydra.run.dir", "metrics.json"), ("hydra.sweep.dir", "*/metrics.json")):
+        if key in given:
+            cfg = compose("config", overrides=texts, return_hydra_config=True)
+            folder = full(str(OmegaConf.select(cfg, key)))
+            if any(Path(folder).glob(runs)):
+                taken.append(f"{key}={folder}: there is a run in it; name a new directory")
+    return taken
 
 
 def one_line(error: Exception) -> str:

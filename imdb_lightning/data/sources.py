@@ -93,7 +93,7 @@ def load(copy: Path) -> dict[str, Reviews]:
 
 
 def fingerprint(copy: Path) -> str:
-    """Hash of every byte that `load` reads, and of the names that carry labels."""
+    """Hash of every byte that `load` reads, and of the names in `copy`, which carry labels."""
     if copy.is_file():
         files = [copy]
     elif (copy / "train" / "pos").is_dir():
@@ -102,7 +102,7 @@ def fingerprint(copy: Path) -> str:
         files = [file for split in SPLITS for file in _parquet_files(copy, split)]
     content = hashlib.sha256()
     for file in files:
-        content.update(file.relative_to(copy.parent).as_posix().encode() + b"\0")
+        content.update(file.relative_to(copy).as_posix().encode() + b"\0")
         content.update(_hash(file, "sha256").encode())
     return content.hexdigest()
 

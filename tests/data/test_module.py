@@ -1,0 +1,115 @@
+"""Splits, duplicates, and what Lightning gets from the data module.
+
+pytest tests/data/test_module.py
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+
+from imdb_lightning.data.module import ReviewData, duplicates, hold_out
+from imdb_lightning.data.sources import DataError
+from imdb_lightning.model.classifier import Classifier
+from imdb_lightning.train import quiet
+from tests.conftest import TINY, composed, some_reviews, write_parquet
+
+
+def labels_with(share: float, count: int = 1000) -> np.ndarray:
+    return (np.random.default_rng(1).random(count) < share).astype(np.int64)
+
+
+@pytest.mark.parametrize(("share", "val_size"), list(product([0.5, 0.1, 0.9], [20, 333, 900])))
+def test_splits_are_disjoint_complete_and_stratified(share: float, val_size: int) -> None:
+    labels = labels_with(share)
+    train, val = hold_out(labels, val_size, seed=0)
+    assert len(val) == val_size
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, val])), np.arange(len(labels)))
+    assert abs(labels[val].sum() - val_size * labels.mean()) <= 1
+
+
+def test_splits_are_a_function_of_the_seed() -> None:
+    labels = labels_with(0.5)
+    _, val = hold_out(labels, 100, seed=0)
+    np.testing.assert_array_equal(val, hold_out(labels, 100, seed=0)[1])
+    assert set(val) != set(hold_out(labels, 100, seed=1)[1])
+    assert len(set(val) & set(hold_out(labels, 100, seed=1)[1])) < 30  # 10 expected by chance
+
+
+@pytest.mark.parametrize(("val_size", "share"), [(1000, 0.5), (1200, 0.5), (1, 0.5), (999, 0.01)])
+def test_a_split_without_a_label_is_refused(val_size: int, share: float) -> None:
+    with pytest.raises(DataError, match=f"data.val_size={val_size}: .* take another"):
+        hold_out(labels_with(share), val_size, seed=0)
+
+
+def test_duplicates_are_counted_within_and_across_splits() -> None:
+    texts = {"train": ["a", "b", "b", "c"], "val": ["b", "d", "d", "d"], "test": ["a", "d", "e"]}
+    assert duplicates(texts) == {
+        "train": 1,
+        "val": 2,
+        "val in train": 1,
+        "test": 0,
+        "test in train": 1,
+        "test in val": 1,
+    }
+
+
+def test_only_train_is_in_the_vocabulary(tmp_path: Path) -> None:
+    data = write_parquet(tmp_path / "d", train=some_reviews(40), test=some_reviews(6, offset=40))
+    cfg = composed(f"data.path={data}", "data.val_size=10")
+    reviews = ReviewData(cfg.data, seed=0)
+    reviews.setup()
+    vocabulary = reviews.splits["train"].tokens.max() + 1
+    for split in ("val", "test"):
+        numbers = set(map(str, reviews.splits[split].index + (40 if split == "test" else 0)))
+        assert not any(f'"{number}":' in reviews.tokenizer for number in numbers)
+        assert reviews.splits[split].tokens.max() < vocabulary
+    assert reviews.facts["reviews"] == {"train": 30, "val": 10, "test": 6}
+    assert not set(reviews.splits["train"].index) & set(reviews.splits["val"].index)
+
+
+class Watch(lightning.pytorch.callbacks.Callback):
+    """Notes the order of reviews in each training epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: list[list[int]] = []
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        self.epochs.append([])
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, model: object, batch: tuple, batch_idx: int
+    ) -> None:
+        self.epochs[-1] += batch[3].tolist()
+
+
+def orders(seed: int, workers: int) -> list[list[int]]:
+    """Row numbers in the order in which Lightning hands them out, for three epochs."""
+    cfg = composed(*TINY, f"data.num_workers={workers}")
+    watch = Watch()
+    quiet()
+    trainer = lightning.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(Classifier.from_config(cfg.model, cfg.optim), datamodule=ReviewData(cfg.data, seed))
+    return watch.epochs
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_under_lightning() -> None:
+    first = orders(seed=0, workers=0)
+    assert orders(seed=0, workers=0) == first
+    assert orders(seed=0, workers=1) == first
+    assert orders(seed=1, workers=0)[0] != first[0]
+    assert first[0] != first[1] != first[2]
+    assert sorted(first[0]) == sorted(first[1]) == sorted(first[2])

@@ -132,6 +132,15 @@ RULES: dict[str, tuple[Check, str]] = {
     "trainer.deterministic": SWITCH,
 }
 REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", "model.cell.reset")]
+ADDITIONS = {  # what lightning.Trainer takes besides, as +trainer.NAME=VALUE
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.detect_anomaly": SWITCH,
+    "trainer.gradient_clip_algorithm": one_of("norm", "value"),
+    "trainer.limit_train_batches": number(0, above=True),
+    "trainer.limit_val_batches": number(0, above=True),
+    "trainer.limit_test_batches": number(0, above=True),
+}
+RULES |= ADDITIONS
 
 
 def wrong_values(cfg: DictConfig) -> list[str]:
@@ -327,35 +336,20 @@ def _wrong_key(
     if override.is_delete():
         return f"{line}: every key is needed; nothing can be removed"
     is_known = key in known or any(name.startswith(f"{key}.") for name in known)
-    if is_known and override.is_add() and not override.is_force_add():
+    if is_known and override.is_add():
         return f"{line}: {key} is there already; write it without +"
-    if is_known or (override.is_add() and _may_be_added(key, known)):
+    adds = override.is_add() or override.is_force_add()
+    if is_known or (adds and _may_be_added(key, known)):
         return None
-    if key.startswith("trainer."):
-        if key.removeprefix("trainer.") in trainer_arguments():
-            return f"{line}: write +{line} (lightning.Trainer knows it, conf/ does not)"
-        return f"{line}: no key {key}{nearest(key, [*known, *trainer_keys()])}"
-    return f"{line}: no key {key}{nearest(key, [*known, *groups])}"
+    if key in ADDITIONS:
+        return f"{line}: write +{line} (lightning.Trainer knows it, conf/ does not)"
+    return f"{line}: no key {key}{nearest(key, [*known, *groups, *ADDITIONS])}"
 
 
 def _may_be_added(key: str, known: dict[str, Any]) -> bool:
     if key.startswith("model.cell."):
         return "model.cell._target_" in known
-    return key.startswith("trainer.") and key.removeprefix("trainer.") in trainer_arguments()
-
-
-def trainer_arguments() -> list[str]:
-    """What lightning.Trainer takes and a run may set: all but what a run sets itself."""
-    import inspect
-
-    from lightning.pytorch import Trainer  # seconds: only where a key may be one of its arguments
-
-    ours = {"self", "logger", "callbacks", "default_root_dir", "enable_checkpointing", "plugins"}
-    return [name for name in inspect.signature(Trainer.__init__).parameters if name not in ours]
-
-
-def trainer_keys() -> list[str]:
-    return [f"trainer.{name}" for name in trainer_arguments()]
+    return key in ADDITIONS
 
 
 def _taken_directories(overrides: list[Override], texts: list[str]) -> list[str]:

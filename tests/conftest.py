@@ -9,12 +9,16 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from imdb_lightning import config
 
 
 REAL = os.environ.get("IMDB_DATA")
+
+# Small tensors are fastest on one thread, also where other work shares the cores.
+torch.set_num_threads(1)
 
 # What the default experiment=smoke takes from disk and time, less than half again.
 TINY = (
@@ -34,6 +38,7 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMDB_LIGHTNING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

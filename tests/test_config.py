@@ -1,0 +1,243 @@
+"""What is wrong with a command line, and that everything in conf/ composes.
+
+pytest tests/test_config.py
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from imdb_lightning import config
+from imdb_lightning.config import RULES, flat, run_name
+from tests.conftest import composed
+
+
+def options(group: str) -> list[str]:
+    """Every option of a group, sub-folders included."""
+    folder = config.conf_dir() / group
+    files = (file.relative_to(folder) for file in sorted(folder.rglob("*.yaml")))
+    return [file.with_suffix("").as_posix() for file in files if not file.name.startswith("_")]
+
+
+GROUPS = {group: options(group) for group in ("data", "model", "trainer", "experiment")}
+
+
+@pytest.mark.parametrize("choice", [f"{g}={name}" for g, names in GROUPS.items() for name in names])
+def test_every_option_composes_and_is_complete(choice: str) -> None:
+    cfg = composed(choice)
+    keys = set(flat(OmegaConf.to_container(cfg, resolve=True)))
+    named = {key.split("=")[0] for key in keys}
+    extras = {"model.layer._target_", "model.cell._target_", "model.vocab_size", "model.max_length"}
+    assert named - set(RULES) <= extras
+    assert set(config.REQUIRED) <= named
+
+
+def test_the_groups_are_those_of_the_design() -> None:
+    assert GROUPS["data"] == ["imdb", "synthetic"]
+    models = ["rnn", "lstm", "gru", "custom_rnn", "custom_lstm", "custom_gru"]
+    assert sorted(GROUPS["model"]) == sorted(models)
+    assert set(GROUPS["trainer"]) >= {"auto", "cpu", "gpu"}
+    report = "rnn lstm gru custom_lstm hidden_128 nll_raw batch_128".split()
+    assert {f"report/{name}" for name in report} | {"smoke"} <= set(GROUPS["experiment"])
+
+
+PUBLISHED = {  # the table of the report's seven runs: model, hidden, batch, loss, dropout, decay
+    "rnn": ("rnn", 64, 64, "cross_entropy", 0.5, 1e-4),
+    "lstm": ("lstm", 64, 64, "cross_entropy", 0.5, 1e-4),
+    "gru": ("gru", 64, 64, "cross_entropy", 0.5, 1e-4),
+    "custom_lstm": ("custom_lstm", 64, 64, "cross_entropy", 0, 0),
+    "hidden_128": ("custom_lstm", 128, 64, "cross_entropy", 0, 0),
+    "nll_raw": ("custom_lstm", 64, 64, "nll_on_raw_logits", 0, 0),
+    "batch_128": ("custom_lstm", 64, 128, "cross_entropy", 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_reports_experiments_are_its_runs(name: str) -> None:
+    cfg = composed(f"experiment=report/{name}")
+    model, data = cfg.model, cfg.data
+    run = (model.name, model.hidden_size, data.batch_size, model.loss, model.dropout)
+    assert (*run, cfg.optim.weight_decay) == PUBLISHED[name]
+    assert (model.embedding_size, model.pooling, cfg.optim.lr) == (64, "mean_padded", 1e-3)
+    assert (data.max_length, data.vocab_size, data.val_size) == (200, 20_000, 5_000)
+    assert (data.fallback, data.name, cfg.trainer.max_epochs) == (None, "imdb", 10)
+    assert cfg.test_checkpoint == "last"
+
+
+def mistakes(*overrides: str, multirun: bool = False) -> list[str]:
+    return config.check(overrides, multirun).mistakes
+
+
+WRONG = {
+    # misspelt keys and groups, wrong choices
+    "model.hiden_size=3": ["no key model.hiden_size", "did you mean model.hidden_size?"],
+    "hidden_size=3": ["no key hidden_size", "did you mean model.hidden_size?"],
+    "modle=gru": ["no key modle", "did you mean model?"],
+    "model=grru": ["model is one of", "did you mean gru?"],
+    "model=_base": ["model is one of"],
+    "experiment=report/lstmm": ["did you mean report/lstm?"],
+    "trainer.max_epoch=3": ["did you mean trainer.max_epochs?"],
+    "seeds=1": ["did you mean seed?"],
+    "data=null": ["data is one of"],
+    # additions and removals
+    "+seed=3": ["seed is there already; write it without +"],
+    "+model.hidden=3": ["no key model.hidden"],
+    "+data.new=3": ["no key data.new"],
+    "+model=gru": ["write model=gru, without +"],
+    "+trainer.max_epoch=3": ["did you mean trainer.max_epochs?"],
+    "trainer.limit_val_batches=3": ["write +trainer.limit_val_batches=3"],
+    "+trainer.limit_val_batches=0": ["a number above 0"],
+    "+trainer.logger=true": ["no key trainer.logger"],
+    "~seed": ["nothing can be removed"],
+    "~model": ["a run needs model"],
+    # types and ranges
+    "seed=-1": ["seed=-1", "a whole number, 0 to 4294967295"],
+    "seed=1.5": ["a whole number"],
+    "seed=true": ["a whole number"],
+    "optim.lr=-0.1": ["a number above 0"],
+    "optim.lr=0": ["a number above 0"],
+    "optim.lr=nan": ["a number above 0"],
+    "optim.lr=fast": ["a number above 0"],
+    "optim.weight_decay=-1": ["a number 0 or more"],
+    "model.dropout=1.5": ["a number 0 or more and below 1"],
+    "model.dropout=null": ["model.dropout=null"],
+    "data.batch_size=0": ["a whole number, 1 or more"],
+    "data.max_length=0": ["a whole number, 2 or more"],
+    "data.vocab_size=2": ["a whole number, 3 or more"],
+    "data.truncation=middle": ["one of head, tail, head_tail"],
+    "data.fallback=synthetik": ["did you mean synthetic?"],
+    "model.pooling=average": ["one of mean, max, last, mean_max, mean_padded"],
+    "model.pooling=meanmax": ["did you mean mean_max?"],
+    "model.loss=entropy": ["one of cross_entropy, nll, nll_on_raw_logits"],
+    "model.bidirectional=1": ["one of true, false"],
+    "trainer.accelerator=tpu": ["one of auto, cpu, gpu"],
+    "trainer.devices=2": ["a list of one device number"],
+    "trainer.precision=8": ["one of 32-true"],
+    "trainer.gradient_clip_val=0": ["a number above 0, or null"],
+    "test_checkpoint=first": ["one of last, best"],
+    "data.path=no/such/place": ["no such file or folder", "aclImdb_v1.tar.gz"],
+    # not an override at all, or a grid without -m
+    "model": ["model: "],
+    "optim.lr=[": ["optim.lr=["],
+    "model=rnn,lstm": ["add -m"],
+    "experiment=glob(report/*)": ["add -m"],
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_mistake_is_one_line_that_says_what_to_do(override: str) -> None:
+    (line,) = mistakes(override)
+    assert "\n" not in line
+    assert len(line) < 400
+    assert [text for text in WRONG[override] if text not in line] == []
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    found = mistakes("model=grru", "model.dropout=2", "optim.learning=1", "+x=1", "seed=-1")
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("swept", ["model=rnn,grru", "experiment=glob(raport/*)"])
+def test_a_grid_is_checked_job_by_job(swept: str) -> None:
+    assert len(mistakes(swept, "seed=0,1", multirun=True)) == 1
+
+
+def test_a_grid_is_the_product_of_its_axes() -> None:
+    line = config.check(["model=rnn,custom_gru", "seed=range(0,3)", "optim.lr=0.1"], True)
+    assert line.mistakes == []
+    jobs = [(job.model.name, job.seed, job.optim.lr) for job in line.jobs]
+    assert jobs == list(product(["rnn", "custom_gru"], [0, 1, 2], [0.1]))
+
+
+def test_a_glob_reaches_experiments_in_sub_folders() -> None:
+    line = config.check(["experiment=glob(report/*)"], multirun=True)
+    (override,) = line.overrides
+    names = override.removeprefix("experiment=").split(",")
+    assert names == sorted(f"report/{name}" for name in PUBLISHED)
+    assert [job.model.loss for job in line.jobs].count("nll_on_raw_logits") == 1
+
+
+RIGHT = [
+    "data.max_length=600",
+    "model.bidirectional=true",
+    "model.pooling=mean_max",
+    "trainer.gradient_clip_val=1.0",
+    "trainer.early_stopping=3",
+    "trainer.devices=[0]",
+    "+trainer.limit_train_batches=3",
+    "++trainer.detect_anomaly=true",
+    "data.cache_dir=null",
+    "optim.lr=1e-3",
+    "hydra.job.chdir=false",
+]
+
+
+@pytest.mark.parametrize("override", RIGHT)
+def test_what_is_right_is_left_alone(override: str) -> None:
+    line = config.check([override])
+    assert (line.mistakes, line.overrides) == ([], [override])
+
+
+def test_synthetic_reviews_need_room_for_the_distance() -> None:
+    (line,) = mistakes("data=synthetic", "data.distance=100", "data.max_length=120")
+    assert line == "data.distance=100: it needs data.max_length=141 or more"
+    assert mistakes("data=synthetic", "data.distance=100", "data.max_length=141") == []
+
+
+def test_a_cell_of_ones_own_takes_options(tmp_path: Path) -> None:
+    overrides = ["model=custom_rnn", "model.cell._target_=mine.Cell", "+model.cell.depth=3"]
+    assert config.check(overrides).mistakes == []
+    assert mistakes("model=rnn", "+model.cell.depth=3") != []
+
+
+def test_a_configuration_folder_of_ones_own_is_known(tmp_path: Path) -> None:
+    folder = tmp_path / "my conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    (folder / "typo.yaml").write_text("# @package _global_\noptim: {lr: -1}\n")
+    line = config.check(["experiment=mine"], config_dir=str(tmp_path / "my conf"))
+    assert line.mistakes == []
+    assert line.jobs[0].seed == 7
+    wrong = config.check(["experiment=typo"], config_dir=str(tmp_path / "my conf"))
+    assert wrong.mistakes == ["optim.lr=-1: it takes a number above 0"]
+
+
+@pytest.mark.parametrize("key", ["hydra.run.dir={}/run", "hydra.sweep.dir={}"])
+def test_a_directory_with_a_run_is_refused(tmp_path: Path, key: str) -> None:
+    override = key.format(tmp_path)
+    assert mistakes(override) == []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").touch()
+    (line,) = mistakes(override)
+    assert "there is a run in it; name a new directory" in line
+
+
+NAMES = {
+    ("model=gru,seed=0", "imdb"): "model=gru,seed=0",
+    ("experiment=report/lstm", "imdb"): "report-lstm",
+    ("seed=0", "synthetic"): "seed=0,synthetic",
+    ("data=synthetic,seed=0", "synthetic"): "data=synthetic,seed=0",
+    ("", "imdb"): "default",
+}
+
+
+@pytest.mark.parametrize(("overrides", "dataset"), list(NAMES))
+def test_a_run_of_a_sweep_has_a_readable_name(overrides: str, dataset: str) -> None:
+    assert run_name(overrides, dataset) == NAMES[overrides, dataset]
+
+
+def test_names_are_safe_and_never_shared() -> None:
+    awkward = [
+        "data.path=/a b",
+        "data.path=/a_b",
+        "data.path=../x",
+        "a=" + "x" * 300,
+        "a=" + "x" * 301,
+    ]
+    names = [run_name(text, "imdb") for text in awkward]
+    assert len(set(names)) == len(names)
+    assert all(len(name) < 200 and "/" not in name and ".." not in name[:2] for name in names)

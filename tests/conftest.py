@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +33,7 @@ TINY = (
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's reviews, cache or hub, nor writes beside the project."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IMDB_DATA", raising=False)
     monkeypatch.setenv("IMDB_LIGHTNING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -46,6 +46,29 @@ def real_data() -> Iterator[str]:
     if REAL is None or not Path(REAL).exists():
         pytest.skip("IMDB_DATA does not name the real reviews")
     yield REAL
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What a command sees whose cache and hub are in `folder`: no reviews, no network."""
+    variables = {name: value for name, value in os.environ.items() if name != "IMDB_DATA"}
+    return variables | {
+        "IMDB_LIGHTNING_CACHE": str(folder / "cache"),
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m imdb_lightning ARGUMENTS` in `folder`, as a user would run it."""
+    return subprocess.run(
+        [sys.executable, "-m", "imdb_lightning", *arguments],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def composed(*overrides: str) -> DictConfig:

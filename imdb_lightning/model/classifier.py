@@ -156,8 +156,10 @@ class Classifier(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        # Fused is several times as fast on a CPU, but cannot clip gradients under mixed precision.
+        mixed = self._trainer is not None and "mixed" in str(self.trainer.precision)
         return torch.optim.Adam(
-            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=not mixed
         )
 
 

@@ -1,0 +1,479 @@
+"""Runs from the command to the run directory, on small data.
+
+pytest tests/test_train.py
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pyarrow.parquet
+import pytest
+import tokenizers
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from imdb_lightning.model.classifier import Classifier
+from imdb_lightning.run import Run, RunExists
+from imdb_lightning.train import train
+from tests.conftest import TINY, command, composed, environment, some_reviews, write_parquet
+from tests.test_config import GROUPS
+
+
+TIMES = ("seconds", "tokens_per_second")
+HERE = Path(__file__).parent
+
+
+def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: [without_times(epoch) for epoch in value] if name == "epochs" else value
+        for name, value in metrics.items()
+        if name not in TIMES
+    }
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("a folder with spaces")
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> subprocess.CompletedProcess[str]:
+    return command(folder, *TINY)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, done: subprocess.CompletedProcess[str]) -> Run:
+    assert done.returncode == 0, done.stderr
+    (path,) = (folder / "outputs").iterdir()
+    return Run(path)
+
+
+# What a run leaves
+
+
+def test_a_run_says_how_it_goes(done: subprocess.CompletedProcess[str], run: Run) -> None:
+    lines = done.stdout.splitlines()
+    epochs = [line for line in lines if "epoch " in line and "/2" in line]
+    assert len(epochs) == 2
+    assert all(line.startswith("synthetic, ") for line in epochs)
+    assert all(word in epochs[0] for word in ("train loss", "val loss", "acc", " s"))
+    assert "test accuracy" in lines[-2]
+    assert lines[-1] == str(run.path)
+    assert done.stderr == ""
+    log = (run.path / "train.log").read_text()
+    assert [line for line in lines if line not in log] == []
+
+
+def test_a_run_directory_holds_what_it_should(run: Run) -> None:
+    files = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
+    (events,) = {name for name in files if name.startswith("events.out.tfevents.")}
+    assert files - {events} == {
+        ".hydra/config.yaml",
+        ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "tokenizer.json",
+        "metrics.json",
+        "predictions.parquet",
+        "curves.png",
+        "train.log",
+    }
+    tokenizers.Tokenizer.from_file(str(run.tokenizer))
+    assert matplotlib.image.imread(run.curves).shape[2] == 4
+
+
+def test_metrics_hold_what_they_should(run: Run) -> None:
+    metrics = run.metrics
+    assert set(metrics) == set(
+        "status dataset model seed test_checkpoint versions git parameters data epochs best_epoch "
+        "val/acc val/loss val/acc_best test/acc test/loss seconds tokens_per_second device".split()
+    )
+    assert metrics["status"] == "done"
+    assert (metrics["dataset"], metrics["model"], metrics["seed"]) == ("synthetic", "lstm", 0)
+    assert [epoch["epoch"] for epoch in metrics["epochs"]] == [1, 2]
+    keys = {"epoch", "train/loss", "train/acc", "val/loss", "val/acc", "seconds"}
+    assert all(set(epoch) == keys for epoch in metrics["epochs"])
+    accuracies = [epoch["val/acc"] for epoch in metrics["epochs"]]
+    assert metrics["val/acc"] == accuracies[-1]
+    assert metrics["val/acc_best"] == max(accuracies)
+    assert metrics["best_epoch"] == accuracies.index(max(accuracies)) + 1
+    assert metrics["data"]["reviews"] == {"train": 64, "val": 16, "test": 16}
+    assert set(metrics["data"]) >= {"duplicates", "padding", "words", "source"}
+
+
+def test_every_trace_of_a_synthetic_run_says_so(run: Run) -> None:
+    assert "synthetic" in run.path.name
+    assert "synthetic" in run.config.data.name
+    assert "synthetic" in (run.path / "train.log").read_text()
+    assert events(run).Tensors("dataset/text_summary")[0].tensor_proto.string_val == [b"synthetic"]
+
+
+def test_predictions_give_the_metrics(run: Run) -> None:
+    rows = pyarrow.parquet.read_table(run.predictions).to_pylist()
+    assert set(rows[0]) == {"split", "index", "label", "logit"}
+    for split in ("val", "test"):
+        mine = [row for row in rows if row["split"] == split]
+        assert len(mine) == 16
+        assert [row["index"] for row in mine] == sorted({row["index"] for row in mine})
+        right = sum((row["logit"] > 0) == row["label"] for row in mine)
+        loss = sum(math.log1p(math.exp(-row["logit"] * (2 * row["label"] - 1))) for row in mine)
+        assert run.metrics[f"{split}/acc"] == right / 16
+        assert run.metrics[f"{split}/loss"] == pytest.approx(loss / 16, rel=1e-5)
+
+
+def test_checkpoints_are_plain_and_fit_the_runs_own_configuration(run: Run) -> None:
+    model = Classifier.from_config(run.config.model, run.config.optim)
+    for checkpoint in (run.best, run.last):
+        model.load_state_dict(weights(checkpoint), strict=True)
+    best = torch.load(run.best, weights_only=True)
+    assert best["epoch"] + 1 == run.metrics["best_epoch"]
+
+
+def events(run: Run) -> EventAccumulator:
+    return EventAccumulator(str(run.path)).Reload()
+
+
+def test_tensorboard_shows_the_metrics(run: Run) -> None:
+    board = events(run)
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc", "seconds"):
+        values = [(event.step, event.value) for event in board.Scalars(name)]
+        expected = [(e["epoch"], pytest.approx(e[name])) for e in run.metrics["epochs"]]
+        assert values == expected
+    for name in ("test/loss", "test/acc", "val/acc_best"):
+        (event,) = board.Scalars(name)
+        assert event.value == pytest.approx(run.metrics[name])
+    assert set(board.Tags()["images"]) == {"test/confusion", "learning curves"}
+    assert "test" in board.Tags()["tensors"]  # the precision-recall curve
+
+
+def test_tensorboards_hparams_are_the_configuration_and_the_final_metrics(run: Run) -> None:
+    tags = events(run).SummaryMetadata
+    content = HParamsPluginData.FromString(tags("_hparams_/session_start_info").plugin_data.content)
+    hparams = content.session_start_info.hparams
+    assert hparams["model.hidden_size"].number_value == 8
+    assert hparams["data.name"].string_value == "synthetic"
+    assert not any(name.startswith("data.path") for name in hparams)
+    experiment = HParamsPluginData.FromString(tags("_hparams_/experiment").plugin_data.content)
+    shown = {info.name.tag for info in experiment.experiment.metric_infos}
+    assert shown == {"val/acc", "val/loss", "val/acc_best", "test/acc", "test/loss"}
+    assert shown <= set(events(run).Tags()["scalars"])
+
+
+# The same seed, the same bits
+
+
+def test_the_same_command_gives_the_same_bits_in_a_fresh_process(run: Run, tmp_path: Path) -> None:
+    again = command(tmp_path, *TINY)
+    assert again.returncode == 0, again.stderr
+    (path,) = (tmp_path / "outputs").iterdir()
+    other = Run(path)
+    assert without_times(other.metrics) == without_times(run.metrics)
+    assert other.predictions.read_bytes() == run.predictions.read_bytes()
+    assert other.tokenizer.read_bytes() == run.tokenizer.read_bytes()
+    for name in ("best", "last"):
+        mine, theirs = weights(getattr(other, name)), weights(getattr(run, name))
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_another_seed_gives_another_run(run: Run, tmp_path: Path) -> None:
+    other = train(composed(*TINY, "seed=1"), tmp_path / "run")
+    assert other["epochs"][0]["train/loss"] != run.metrics["epochs"][0]["train/loss"]
+    assert other["data"]["reviews"] == run.metrics["data"]["reviews"]
+
+
+@pytest.mark.parametrize("name", GROUPS["model"])
+def test_each_model_trains_to_the_same_bits_twice(name: str, tmp_path: Path) -> None:
+    overrides = [*TINY, f"model={name}", "model.embedding_size=8", "model.hidden_size=8"]
+    first, second = (train(composed(*overrides), tmp_path / run) for run in ("1", "2"))
+    assert without_times(first) == without_times(second)
+
+
+# Kinds of runs
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_every_experiment_trains_a_step(name: str, tmp_path: Path) -> None:
+    data = write_parquet(tmp_path / "d", train=some_reviews(200), test=some_reviews(8, offset=200))
+    reviews = [f"data.path={data}", "data.val_size=8"] if name != "smoke" else []
+    short = ["trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=1"]
+    metrics = train(composed(f"experiment={name}", *reviews, *short), tmp_path / "run")
+    assert metrics["status"] == "done"
+    assert math.isfinite(metrics["epochs"][0]["train/loss"])
+
+
+def test_the_best_checkpoint_is_tested_where_the_configuration_says_so(tmp_path: Path) -> None:
+    overrides = [*TINY, "model=rnn", "trainer.max_epochs=8", "optim.lr=0.03", "seed=2"]
+    runs = {}
+    for which in ("last", "best"):
+        metrics = train(composed(*overrides, f"test_checkpoint={which}"), tmp_path / which)
+        runs[which] = (
+            metrics,
+            pyarrow.parquet.read_table(tmp_path / which / "predictions.parquet"),
+        )
+    (last, last_rows), (best, best_rows) = runs["last"], runs["best"]
+    assert last["best_epoch"] < 8, "the case that this test is about"
+    assert best["best_epoch"] == last["best_epoch"]
+    assert not best_rows.equals(last_rows)
+    val = [row for row in best_rows.to_pylist() if row["split"] == "val"]
+    right = sum((row["logit"] > 0) == row["label"] for row in val) / len(val)
+    assert right == best["val/acc_best"]
+
+
+def test_nll_on_raw_logits_diverges_without_breaking_the_run(tmp_path: Path) -> None:
+    overrides = ["model.loss=nll_on_raw_logits", "optim.lr=0.1", "trainer.max_epochs=30"]
+    metrics = train(composed(*TINY, *overrides), tmp_path / "run")
+    assert metrics["status"] == "done"
+    assert metrics["test/loss"] < -1_000
+    assert all(math.isfinite(epoch["train/loss"]) for epoch in metrics["epochs"])
+
+
+def test_early_stopping_ends_a_run_that_learns_nothing(tmp_path: Path) -> None:
+    overrides = ["trainer.early_stopping=2", "optim.lr=1e-12", "trainer.max_epochs=9"]
+    metrics = train(composed(*TINY, *overrides), tmp_path / "run")
+    assert metrics["status"] == "done"
+    assert len(metrics["epochs"]) == 3
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_and_clipping_train(precision: str, tmp_path: Path) -> None:
+    overrides = [f"trainer.precision={precision}", "trainer.gradient_clip_val=0.1"]
+    metrics = train(composed(*TINY, *overrides), tmp_path / "run")
+    assert metrics["status"] == "done"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["report/rnn", "report/custom_lstm"])
+def test_the_report_trains_on_the_real_reviews(
+    name: str, tmp_path: Path, real_data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMDB_DATA", real_data)
+    few = [f"+trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
+    metrics = train(composed(f"experiment={name}", *few, "trainer.max_epochs=1"), tmp_path / "run")
+    assert metrics["dataset"] == "imdb"
+    assert metrics["data"]["reviews"] == {"train": 20_000, "val": 5_000, "test": 25_000}
+    assert metrics["data"]["words"] == 19_999
+    assert metrics["data"]["padding"] < 0.02
+    assert metrics["data"]["duplicates"]["test in train"] > 0  # the dataset is known for them
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", GROUPS["model"])
+def test_a_gpu_gives_the_cpus_numbers(name: str, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    overrides = [*TINY, f"model={name}", "model.dropout=0", "trainer.precision=64-true"]
+    cpu = train(composed(*overrides, "trainer=cpu"), tmp_path / "cpu")
+    gpu = train(composed(*overrides, "trainer=gpu"), tmp_path / "gpu")
+    for mine, theirs in zip(gpu["epochs"], cpu["epochs"], strict=True):
+        assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-6)
+
+
+# Runs that end early
+
+
+OWN_CELL = """
+import torch
+from imdb_lightning import Cell
+
+class Mine(Cell):
+    def __init__(self, input_size, hidden_size, fails_after=10**9):
+        super().__init__(input_size, hidden_size, gates=1)
+        self.left = fails_after
+
+    def forward(self, x_BI, state):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("the cell gave up")
+        (h_BH,) = state
+        x = torch.nn.functional.linear(x_BI, self.weight_ih, self.bias_ih)
+        return (torch.tanh(x + torch.nn.functional.linear(h_BH, self.weight_hh, self.bias_hh)),)
+"""
+WITH_OWN_CELL = [*TINY, "model=custom_rnn", "model.cell._target_=my_cells.Mine", "model.name=mine"]
+
+
+def the_run(folder: Path) -> Run:
+    (path,) = (folder / "outputs").iterdir()
+    return Run(path)
+
+
+def test_a_cell_of_ones_own_trains_without_a_change_to_the_package(tmp_path: Path) -> None:
+    (tmp_path / "my_cells.py").write_text(OWN_CELL)
+    done = command(tmp_path, *WITH_OWN_CELL, "model.hidden_size=8", "model.embedding_size=8")
+    assert done.returncode == 0, done.stderr
+    assert the_run(tmp_path).metrics["model"] == "mine"
+    assert "synthetic_mine" in the_run(tmp_path).path.name
+
+
+def test_a_run_that_fails_exits_with_1_and_keeps_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "my_cells.py").write_text(OWN_CELL)
+    done = command(tmp_path, *WITH_OWN_CELL, "+model.cell.fails_after=900")
+    assert done.returncode == 1
+    assert "the cell gave up" in done.stdout
+    metrics = the_run(tmp_path).metrics
+    assert metrics["status"] == "failed"
+    assert metrics["error"] == "RuntimeError: the cell gave up"
+    assert len(metrics["epochs"]) == 1
+    weights(the_run(tmp_path).last)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_keeps_a_checkpoint(number: int, code: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imdb_lightning", *TINY, "trainer.max_epochs=100000"],
+        cwd=tmp_path,
+        env=environment(tmp_path) | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch      2/" in line:  # so that the checkpoints of the first one are there
+            break
+    process.send_signal(number)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == code
+    assert "Traceback" not in rest
+    run = the_run(tmp_path)
+    assert run.metrics["status"] == "interrupted"
+    assert run.metrics["epochs"]
+    weights(run.last)
+    weights(run.best)
+
+
+def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
+    train(composed(*TINY), tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    with pytest.raises(RunExists, match="there is a run in it"):
+        train(composed(*TINY, "seed=1"), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+
+
+def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.claim(tmp_path / "run", {"status": "running"})
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        run.write_metrics({"status": "done"})
+    assert run.metrics == {"status": "running"}
+    assert [file.name for file in run.path.iterdir()] == ["metrics.json"]
+
+
+# The command line
+
+
+def test_a_wrong_command_line_exits_with_2_and_creates_nothing(tmp_path: Path) -> None:
+    done = command(tmp_path, "model=grru", "optim.lr=-1", "data.sise=3", "--multirun")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+    assert all(line.startswith("imdb_lightning: ") for line in done.stderr.splitlines())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = command(tmp_path, "trainer=gpu", *TINY[:-2])
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "no such device here; take trainer=cpu or auto" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_reviews_and_no_fallback_is_one_line(tmp_path: Path) -> None:
+    done = command(tmp_path, "experiment=report/rnn")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert all(way in line for way in ("IMDB_DATA", "data/imdb", "network"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_reviews_the_synthetic_corpus_stands_in_and_says_so(tmp_path: Path) -> None:
+    small = [text for text in TINY if text != "data=synthetic"]
+    done = command(tmp_path, *small, "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "training on the synthetic corpus instead" in done.stderr
+    run = the_run(tmp_path)
+    assert run.metrics["dataset"] == "synthetic"
+    assert "synthetic" in run.path.name
+    assert run.config.data.name == "synthetic"
+
+
+def test_a_grid_leaves_a_readable_directory_per_job(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    tiny = OmegaConf.from_dotlist([text for text in TINY if "." in text.split("=")[0]])
+    content = "# @package _global_\ndefaults: [{override /data: synthetic}]\n"
+    (tmp_path / "conf/experiment/tiny.yaml").write_text(content + OmegaConf.to_yaml(tiny))
+    grid = ["experiment=tiny", "seed=0,1", "model=rnn,custom_gru"]
+    done = command(tmp_path, "-m", "--config-dir", "conf", *grid)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    names = {path.name for path in sweep.iterdir() if path.is_dir()}
+    assert names == {
+        f"tiny,model={model},seed={seed},synthetic"
+        for model in ("rnn", "custom_gru")
+        for seed in (0, 1)
+    }
+    for name in names:
+        metrics = Run(sweep / name).metrics
+        assert metrics["status"] == "done"
+        assert f"model={metrics['model']},seed={metrics['seed']}" in name
+
+
+def test_a_grid_with_a_failure_exits_with_1(tmp_path: Path) -> None:
+    (tmp_path / "my_cells.py").write_text(OWN_CELL)
+    done = command(tmp_path, "-m", *WITH_OWN_CELL, "+model.cell.fails_after=0", "seed=0,1")
+    assert done.returncode == 1
+    assert "the cell gave up" in done.stdout
+
+
+NO_SOCKETS = """
+import runpy, sys
+def hook(event, arguments):
+    if event in ("socket.__new__", "socket.getaddrinfo", "socket.connect"):
+        raise SystemExit(f"opened a socket: {event} {arguments}")
+sys.addaudithook(hook)
+sys.argv[1:] = ["experiment=smoke"]
+runpy.run_module("imdb_lightning", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_smoke_opens_no_socket_and_leaves_only_its_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_SOCKETS],
+        cwd=tmp_path,
+        env={k: v for k, v in environment(tmp_path).items() if k != "HF_HUB_OFFLINE"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert the_run(tmp_path).metrics["test/acc"] > 0.8
+
+
+@pytest.mark.parametrize("option", ["--help", "--cfg=job", "--info=config"])
+def test_questions_are_answered_and_nothing_is_created(option: str, tmp_path: Path) -> None:
+    done = command(tmp_path, *option.split("="))
+    assert done.returncode == 0, done.stderr
+    assert "model" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cfg_and_multirun_do_not_go_together(tmp_path: Path) -> None:
+    done = command(tmp_path, "--cfg", "job", "-m")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1

@@ -17,6 +17,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from omegaconf import DictConfig
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .data.module import ReviewData
 from .model.classifier import Classifier
@@ -46,7 +47,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         record.begin(model, data)
 
         trainer = make_trainer(cfg.trainer, run, record)
-        trainer.fit(model, datamodule=data)
+        with logging_redirect_tqdm():  # lines above the progress bar, not in it
+            trainer.fit(model, datamodule=data)
 
         if cfg.test_checkpoint == "best":
             weights = torch.load(run.best, map_location="cpu", weights_only=True)["state_dict"]
@@ -63,7 +65,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 def make_trainer(options: Mapping[str, Any], run: Run, record: Record) -> lightning.Trainer:
     """lightning.Trainer with the group `trainer`, the best and the last checkpoint, a record."""
     arguments = {name: value for name, value in options.items() if name != "early_stopping"}
-    on_terminal = sys.stderr.isatty()
+    on_terminal = sys.stdout.isatty()
     callbacks: list[Callback] = [
         record,  # before the checkpoints, so that metrics.json is never behind them
         ModelCheckpoint(
@@ -75,7 +77,7 @@ def make_trainer(options: Mapping[str, Any], run: Run, record: Record) -> lightn
         patience = options["early_stopping"]
         callbacks.append(EarlyStopping("val/acc", mode="max", patience=patience))
     if on_terminal:
-        callbacks.append(TQDMProgressBar(refresh_rate=10, leave=False))
+        callbacks.append(Bar(refresh_rate=10, leave=False))
     return lightning.Trainer(
         **arguments,
         callbacks=callbacks,
@@ -85,6 +87,14 @@ def make_trainer(options: Mapping[str, Any], run: Run, record: Record) -> lightn
         enable_progress_bar=on_terminal,
         default_root_dir=run.path,
     )
+
+
+class Bar(TQDMProgressBar):
+    """A progress bar that counts epochs from 1, as all else here does."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}")
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Classifier(lightning.LightningModule):
     def _log_means(self, stage: str) -> None:
         scores = self.scores(stage)
         means = {f"{stage}/loss": scores.loss, f"{stage}/acc": scores.accuracy}
-        self.log_dict(means, prog_bar=True, logger=False, batch_size=len(scores.labels_N))
+        self.log_dict(means, logger=False, batch_size=len(scores.labels_N))
 
     def scores(self, stage: str) -> Scores:
         """Of the latest pass over "train", "val" or "test"."""

@@ -27,10 +27,13 @@ def main() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own cell, also under the console script
     options = get_args_parser().parse_args()
-    asks = options.help or options.hydra_help or options.shell_completion or options.config_path
     if options.cfg and options.multirun:
         leave(2, "--cfg shows one configuration: name one job, without -m")
-    if not asks and not options.config_name and not options.experimental_rerun:
+    if options.config_name or options.config_path or options.experimental_rerun:
+        leave(
+            2, "the configuration is conf/config.yaml; put yours into --config-dir as experiments"
+        )
+    if not (options.help or options.hydra_help or options.shell_completion):
         line = config.check(options.overrides, bool(options.multirun), options.config_dir)
         if line.mistakes:
             leave(2, *line.mistakes)
@@ -66,7 +69,7 @@ def main() -> None:
 
 
 def prepare(jobs: list[DictConfig]) -> None:
-    """Leave with 2 where the jobs ask for what this machine lacks: a device, the reviews.
+    """Leave with 2 where the jobs ask for what is not here: a device, the reviews, a user's cell.
 
     Where there are no reviews and data.fallback allows it, puts data.name=synthetic on the command
     line, so that the configuration, the run's name and all that it writes say so.
@@ -76,6 +79,7 @@ def prepare(jobs: list[DictConfig]) -> None:
     reviews = no_reviews({data.path for data in real})
     if reviews and any(data.fallback is None or data.path is not None for data in real):
         lacks.append(reviews)
+    lacks += no_cells([cfg.model for cfg in jobs if "cell" in cfg.model])
     if lacks:
         leave(2, *lacks)
     if reviews:
@@ -97,6 +101,22 @@ def no_device(accelerators: set[str]) -> list[str]:
         for name in sorted(accelerators)
         if not there[name]
     ]
+
+
+def no_cells(models: list[DictConfig]) -> list[str]:
+    """A line for each cell of the user's own that cannot be made."""
+    wrong = {}
+    for model in models:
+        target = model.cell._target_
+        if not str(target).startswith("imdb_lightning.") and target not in wrong:
+            from .model.classifier import layer_maker
+
+            try:
+                layer_maker(model)(2, 2)
+            except Exception as error:  # noqa: BLE001  a stranger's code: whatever it raises counts
+                reason = f"{type(error).__name__}: {config.one_line(error)}"
+                wrong[target] = f"model.cell._target_={target}: {reason}"
+    return list(wrong.values())
 
 
 def no_reviews(paths: set[str | None]) -> str | None:

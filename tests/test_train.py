@@ -319,6 +319,25 @@ def test_a_cell_of_ones_own_trains_without_a_change_to_the_package(tmp_path: Pat
     assert "synthetic_mine" in the_run(tmp_path).path.name
 
 
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("nowhere.Cell", "No module named 'nowhere'"),
+        ("torch.nn.LSTM", "LSTM is not an imdb_lightning.Cell"),
+        ("my_cells.Mine +model.cell.depth=3", "unexpected keyword argument 'depth'"),
+    ],
+)
+def test_a_cell_that_cannot_be_made_is_one_line(target: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "my_cells.py").write_text(OWN_CELL)
+    cell = f"model.cell._target_={target}".split()
+    done = command(tmp_path, *TINY, "model=custom_rnn", *cell)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"imdb_lightning: {cell[0]}: ")
+    assert told in line
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_run_that_fails_exits_with_1_and_keeps_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "my_cells.py").write_text(OWN_CELL)
     done = command(tmp_path, *WITH_OWN_CELL, "+model.cell.fails_after=900")
@@ -473,7 +492,8 @@ def test_questions_are_answered_and_nothing_is_created(option: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cfg_and_multirun_do_not_go_together(tmp_path: Path) -> None:
-    done = command(tmp_path, "--cfg", "job", "-m")
+@pytest.mark.parametrize("flags", ["--cfg job -m", "--config-name nope", "--config-path /tmp"])
+def test_flags_that_cannot_be_are_one_line(flags: str, tmp_path: Path) -> None:
+    done = command(tmp_path, *flags.split())
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import lightning
 import torch
-from hydra.utils import get_class
 from torch import Tensor, nn
 
 from . import pooling
@@ -184,14 +184,15 @@ LOSSES = {"cross_entropy": cross_entropy, "nll": nll, "nll_on_raw_logits": nll_o
 def layer_maker(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
     """Function (input_size, hidden_size) -> one recurrent layer, `model.layer` or `model.cell`.
 
-    Raises ValueError where `_target_` does not name a class of ours or the user's.
+    Raises ImportError, AttributeError or ValueError where `_target_` names no such class.
     """
     options = dict(model["cell"] if "cell" in model else model["layer"])
-    kind = get_class(options.pop("_target_"))
+    target = options.pop("_target_")
+    kind = resolve_name(target)
     if "cell" in model:
-        if not issubclass(kind, Cell):
-            raise ValueError(f"model.cell: {kind.__qualname__} is not an imdb_lightning.Cell")
+        if not (isinstance(kind, type) and issubclass(kind, Cell)):
+            raise ValueError(f"model.cell: {target} is not an imdb_lightning.Cell")
         return lambda input_size, hidden_size: Unrolled(kind(input_size, hidden_size, **options))
     if kind not in (nn.RNN, nn.LSTM, nn.GRU):
-        raise ValueError(f"model.layer: {kind.__qualname__} is not torch.nn.RNN, LSTM or GRU")
+        raise ValueError(f"model.layer: {target} is not torch.nn.RNN, LSTM or GRU")
     return lambda input_size, hidden_size: kind(input_size, hidden_size)

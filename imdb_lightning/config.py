@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -244,8 +245,10 @@ def check(
                 line.mistakes.append(f"{text}: no option matches")
             elif not multirun:
                 line.mistakes.append(f"{text}: several values make a grid; add -m to run them all")
+        known_of = cache(_known)  # a large grid has few choices of groups
         for choices in product(*axes):
-            wrong, cfg = _check_job(parser.parse_overrides(list(choices)), groups, search)
+            job = parser.parse_overrides(list(choices))
+            wrong, cfg = _check_job(job, groups, search, known_of)
             line.mistakes.extend(wrong)
             line.jobs.extend([] if cfg is None else [cfg])
     return line._replace(mistakes=list(dict.fromkeys(line.mistakes)))
@@ -279,8 +282,16 @@ def _groups(loader: ConfigLoader, search: list[str]) -> dict[str, list[str]]:
     return {group: below(group) for group in groups if group != "hydra"}
 
 
+def _known(*chosen: str) -> dict[str, Any]:
+    """The keys of the configuration with these groups chosen, and their values as written."""
+    return flat(OmegaConf.to_container(compose("config", overrides=list(chosen)), resolve=False))
+
+
 def _check_job(
-    overrides: list[Override], groups: dict[str, list[str]], search: list[str]
+    overrides: list[Override],
+    groups: dict[str, list[str]],
+    search: list[str],
+    known_of: Callable[..., dict[str, Any]],
 ) -> tuple[list[str], DictConfig | None]:
     """The mistakes of one job; its configuration, as far as the right overrides make one."""
     mistakes = []
@@ -294,10 +305,9 @@ def _check_job(
         else:
             values.append(override)
     try:
-        cfg = compose("config", overrides=[*search, *chosen])
+        known = known_of(*search, *chosen)
     except (HydraException, OmegaConfBaseException) as error:
         return [*mistakes, one_line(error)], None
-    known = flat(OmegaConf.to_container(cfg, resolve=False))
     right = []
     for override in values:
         wrong = _wrong_key(override, known, groups)

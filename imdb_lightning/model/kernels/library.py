@@ -1,0 +1,105 @@
+"""recurrent.c as a loaded library: compiled on first use, kept per user, None where it cannot be.
+
+The file's name in the cache is a hash of the source, the compiler and the processor. Several
+processes may start at once: each compiles into a file of its own, which then takes the name whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch  # noqa: F401  its thread pool is the library's: it must be in the process first
+
+
+SOURCE = Path(__file__).with_name("recurrent.c")
+TIMEOUT = 120  # seconds; it takes one
+ARM = platform.machine() in ("aarch64", "arm64")
+FLAGS = ["-O3", "-mcpu=native" if ARM else "-march=native"]
+FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared"]
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The library; None, after one warning in the log, where it cannot be built or loaded."""
+    try:
+        compiler = find_compiler()
+        name = f"recurrent-{key(compiler)}.so"
+        folder = os.environ.get("IMDB_LIGHTNING_CACHE", "~/.cache/imdb_lightning")
+        kept = Path(folder).expanduser() / "kernels" / name
+        if kept.exists():
+            try:
+                return ctypes.CDLL(str(kept))
+            except OSError:  # damaged: made anew
+                pass
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            return build(compiler, kept)
+        except PermissionError:  # of the cache: for this process alone
+            with tempfile.TemporaryDirectory() as own:
+                return build(compiler, Path(own) / name)
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        log.warning("no native kernels, the portable ones are used: %s", error)
+        return None
+
+
+def find_compiler() -> list[str]:
+    """$CC, or the system's C compiler. Raises RuntimeError where there is none."""
+    command = shlex.split(os.environ.get("CC", ""))
+    for name in (command[:1] or ("cc", "gcc", "clang")):
+        if shutil.which(name):
+            return command or [name]
+    raise RuntimeError("there is no C compiler (cc, gcc, clang or $CC)")
+
+
+def key(compiler: list[str]) -> str:
+    """Changes with the source, the flags, the compiler's version and the processor's features."""
+    version = subprocess.run(
+        [*compiler, "--version"], capture_output=True, timeout=TIMEOUT, check=True
+    ).stdout
+    content = hashlib.sha256(SOURCE.read_bytes())
+    for part in (version, processor().encode(), shlex.join([*compiler, *FLAGS]).encode()):
+        content.update(hashlib.sha256(part).digest())
+    return content.hexdigest()[:32]
+
+
+def processor() -> str:
+    """Model and features of the first processor, as far as the system tells."""
+    told = ("model name", "flags", "Features", "CPU part")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(line for line in lines if line.startswith(told))
+
+
+def build(compiler: list[str], target: Path) -> ctypes.CDLL:
+    """Compile to `target` and load it. Raises OSError or RuntimeError; leaves nothing half-made."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".recurrent-", suffix=".so")
+    os.close(handle)
+    try:
+        done = subprocess.run(
+            [*compiler, *FLAGS, str(SOURCE), "-o", temporary],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["nothing"]
+            raise RuntimeError(f"{shlex.join(compiler)} failed: {said[0]}")
+        loaded = ctypes.CDLL(temporary)  # before it takes the name: what is kept can be loaded
+        os.replace(temporary, target)
+        return loaded
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,494 @@
+/* Recurrent cells over whole sequences, forward and backward, in float32 on a CPU.
+ *
+ * Each thread keeps its own reviews for all steps, so that no thread waits for another within a
+ * sequence. Everything a step needs stays in that thread's cache: it multiplies a few dozen
+ * rows by weights that were packed beforehand, applies the gates, and goes on. Gradients of the
+ * weights are summed up per thread over a few steps at a time.
+ *
+ * Dimensions: T steps, B reviews, I input size, H hidden size. Sizes with a P (IP, HP) are rounded up
+ * to whole vectors; the columns in between are zeros. A row of `saved` is what one step of one
+ * review leaves for the backward pass, in groups of HP columns:
+ *
+ *     RNN           h
+ *     LSTM          i f g o c
+ *     GRU, after    u r z n, where u = U_n h + b_hn
+ *     GRU, before   r z n
+ *
+ * The equations are those of cells.py.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16, PANEL = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, PANEL = 2 };
+#elif defined(__aarch64__)
+enum { LANES = 4, PANEL = 4 };
+#else
+enum { LANES = 4, PANEL = 2 };
+#endif
+enum { ROWS = 6, WIDTH = PANEL * LANES };
+
+enum { BLOCK = 64 };   /* reviews that go through time together: their states stay in the cache */
+enum { CHUNK = 128 };  /* rows of gate gradients that are summed into the weights' at once */
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* The thread pool that torch uses: a second one would fight with it for the cores. */
+extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned);
+extern int omp_get_thread_num(void);
+extern int omp_get_num_threads(void);
+
+enum { RNN, LSTM, GRU_AFTER, GRU_BEFORE };
+
+/* kernels/__init__.py has the same fields in the same order. */
+struct sequence {
+    long cell, threads, T, B, I, H;
+    const long *lengths;           /* (B,): steps of each review; after them its state stays */
+    const float *x;                /* (T, B, I) */
+    const float *input_weights;    /* packed (I, input gates) */
+    const float *state_weights;    /* packed (H, state gates) */
+    const float *bias;             /* what a row of `saved` starts from */
+    const float *h0, *c0;          /* (B, H) */
+    float *h;                      /* (T, B, H) */
+    float *h_last, *c_last;        /* (B, H) */
+    float *saved;                  /* (T, B, groups * HP); null: there will be no backward pass */
+
+    const float *input_weights_t;  /* packed (input gates, I) */
+    const float *state_weights_t;  /* packed (state gates, H) */
+    const float *grad_h;           /* (T, B, H) */
+    const float *grad_h_last, *grad_c_last; /* (B, H) */
+    float *grad_x;                 /* (T, B, I); null: not wanted */
+    float *grad_h0, *grad_c0;      /* (B, H) */
+    float *grad_input_weights;     /* (threads, input gates, IP), zeros before */
+    float *grad_state_weights;     /* (threads, state gates, HP), zeros before */
+    float *grad_bias;              /* (threads, gates), zeros before */
+    long out_of_memory;
+};
+
+long panel_width(void) { return WIDTH; }
+long lanes(void) { return LANES; }
+
+static long whole(long n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* Products */
+
+/* C = init + A B for `rows` rows of A and `vectors` vectors of columns of B, held in registers. */
+static inline __attribute__((always_inline)) void tile(
+    long rows, long vectors, long K, const float *A, long a_row, long a_col, const float *B,
+    long b_row, const float *init, long init_row, float *C, long c_row)
+{
+    vec sum[ROWS][PANEL];
+    for (long r = 0; r < rows; r++)
+        for (long v = 0; v < vectors; v++)
+            sum[r][v] = *(const vec *)(init + r * init_row + v * LANES);
+    for (long k = 0; k < K; k++) {
+        vec b[PANEL];
+        for (long v = 0; v < vectors; v++)
+            b[v] = *(const vec *)(B + k * b_row + v * LANES);
+        for (long r = 0; r < rows; r++) {
+            float a = A[r * a_row + k * a_col];
+            for (long v = 0; v < vectors; v++)
+                sum[r][v] += a * b[v];
+        }
+    }
+    for (long r = 0; r < rows; r++)
+        for (long v = 0; v < vectors; v++)
+            *(vec *)(C + r * c_row + v * LANES) = sum[r][v];
+}
+
+/* C (M, N) = init + A B. Columns of B come in panels of WIDTH; N is a multiple of LANES. */
+static inline __attribute__((always_inline)) void product(
+    long M, long N, long K, const float *A, long a_row, long a_col, const float *B, long b_row,
+    long b_panel, const float *init, long init_row, float *C, long c_row)
+{
+    for (long n = 0; n < N; n += WIDTH, B += b_panel) {
+        long vectors = (N - n) / LANES;
+        for (long m = 0; m < M; m += ROWS) {
+            const float *a = A + m * a_row, *start = init + m * init_row + n;
+            float *c = C + m * c_row + n;
+            long rows = M - m < ROWS ? M - m : ROWS;
+#define TILE(r, v) tile(r, v, K, a, a_row, a_col, B, b_row, start, init_row, c, c_row)
+#define PANELS(r)                     \
+    if (vectors >= PANEL) TILE(r, PANEL); \
+    else for (long v = 0; v < vectors; v++) \
+        tile(r, 1, K, a, a_row, a_col, B + v * LANES, b_row, start + v * LANES, init_row, c + v * LANES, c_row)
+            switch (rows) {
+            case 6: PANELS(6); break;
+            case 5: PANELS(5); break;
+            case 4: PANELS(4); break;
+            case 3: PANELS(3); break;
+            case 2: PANELS(2); break;
+            default: PANELS(1);
+            }
+        }
+    }
+}
+
+/* C (M, N) += A B with B packed. */
+static void __attribute__((noinline)) times_packed(long M, long N, long K, const float *A, long a_row, const float *B,
+                         float *C, long c_row)
+{
+    product(M, N, K, A, a_row, 1, B, WIDTH, K * WIDTH, C, c_row, C, c_row);
+}
+
+/* C (M, N) += A^T B: sums over the K rows of A and B. */
+static void __attribute__((noinline)) times_transposed(long M, long N, long K, const float *A, long a_row, const float *B,
+                             long b_row, float *C, long c_row)
+{
+    product(M, N, K, A, 1, a_row, B, b_row, WIDTH, C, c_row, C, c_row);
+}
+
+/* Activations, to float32 */
+
+/* e^x = scale * (1 + rest), |x| < 88: x = n ln 2 + r with |r| <= ln 2 / 2, and e^r - 1 by its series. */
+static inline void exponential(vec x, vec *scale, vec *rest)
+{
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    vec shifted = x * 1.44269504f + magic;
+    vec n = shifted - magic;
+    vec r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vec p = r * (1.0f / 5040) + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    *rest = p * r * r + r;
+    *scale = (vec)(((bits)shifted + 127) << 23);
+}
+
+static inline vec choose(bits which, vec yes, vec no)
+{
+    return (vec)(((bits)yes & which) | ((bits)no & ~which));
+}
+
+static inline vec sigmoid(vec x)
+{
+    vec scale, rest, zero = {0}, least = zero - 87, most = zero + 87;
+    x = choose(x < least, least, choose(x > most, most, x));
+    exponential(-x, &scale, &rest);
+    return 1 / (1 + scale + scale * rest);
+}
+
+/* By e^-2|x| - 1, which loses nothing near 0. */
+static inline vec tanh_(vec x)
+{
+    vec scale, rest, zero = {0}, least = zero - 30;
+    bits sign = (bits)x & (-2147483647 - 1);
+    vec y = -2 * (vec)((bits)x ^ sign);
+    y = choose(y < least, least, y);
+    exponential(y, &scale, &rest);
+    vec below = scale * rest + (scale - 1);
+    return (vec)((bits)(-below / (below + 2)) | sign);
+}
+
+/* One step of R reviews. S: their rows of `saved`, sums on entry. h (R, HP): before and after. */
+
+static int ended(const struct sequence *s, long t, long review)
+{
+    return s->lengths && t >= s->lengths[review];
+}
+
+#define AT(p, j) (*(vec *)((p) + (j)))
+#define IN(p, j) (*(const vec *)((p) + (j)))
+
+static void rnn_step(long HP, float *S, float *h)
+{
+    for (long j = 0; j < HP; j += LANES)
+        AT(S, j) = AT(h, j) = tanh_(IN(S, j));
+}
+
+static void lstm_step(long HP, float *S, const float *c_before, float *h)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec i = sigmoid(IN(S, j)), f = sigmoid(IN(S, HP + j));
+        vec g = tanh_(IN(S, 2 * HP + j)), o = sigmoid(IN(S, 3 * HP + j));
+        vec c = f * IN(c_before, j) + i * g;
+        AT(S, j) = i;
+        AT(S, HP + j) = f;
+        AT(S, 2 * HP + j) = g;
+        AT(S, 3 * HP + j) = o;
+        AT(S, 4 * HP + j) = c;
+        AT(h, j) = o * tanh_(c);
+    }
+}
+
+static void gru_after_step(long HP, float *S, float *h)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec r = sigmoid(IN(S, HP + j)), z = sigmoid(IN(S, 2 * HP + j));
+        vec n = tanh_(IN(S, 3 * HP + j) + r * IN(S, j));
+        AT(S, HP + j) = r;
+        AT(S, 2 * HP + j) = z;
+        AT(S, 3 * HP + j) = n;
+        AT(h, j) = z * IN(h, j) + (1 - z) * n;
+    }
+}
+
+static void gru_before_gates(long HP, float *S, const float *h, float *reset)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec r = AT(S, j) = sigmoid(IN(S, j));
+        AT(S, HP + j) = sigmoid(IN(S, HP + j));
+        AT(reset, j) = r * IN(h, j);
+    }
+}
+
+static void gru_before_step(long HP, float *S, float *h)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec z = IN(S, HP + j), n = AT(S, 2 * HP + j) = tanh_(IN(S, 2 * HP + j));
+        AT(h, j) = z * IN(h, j) + (1 - z) * n;
+    }
+}
+
+/* The same backwards. D: gradients of the gates' sums. dh (R, HP): of h after the step on entry; on
+ * return the part of that before it which does not come through the gates. */
+
+static void rnn_back(long HP, const float *h, float *D, float *dh)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        AT(D, j) = IN(dh, j) * (1 - IN(h, j) * IN(h, j));
+        AT(dh, j) = (vec){0};
+    }
+}
+
+static void lstm_back(long HP, const float *S, const float *c_before, float *D, float *dh, float *dc)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec i = IN(S, j), f = IN(S, HP + j), g = IN(S, 2 * HP + j), o = IN(S, 3 * HP + j);
+        vec squashed = tanh_(IN(S, 4 * HP + j));
+        vec c = IN(dc, j) + IN(dh, j) * o * (1 - squashed * squashed);
+        AT(D, j) = c * g * i * (1 - i);
+        AT(D, HP + j) = c * IN(c_before, j) * f * (1 - f);
+        AT(D, 2 * HP + j) = c * i * (1 - g * g);
+        AT(D, 3 * HP + j) = IN(dh, j) * squashed * o * (1 - o);
+        AT(dc, j) = c * f;
+        AT(dh, j) = (vec){0};
+    }
+}
+
+static void gru_after_back(long HP, const float *S, const float *h_before, float *D, float *dh)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec u = IN(S, j), r = IN(S, HP + j), z = IN(S, 2 * HP + j), n = IN(S, 3 * HP + j);
+        vec d = IN(dh, j), dn = d * (1 - z) * (1 - n * n);
+        AT(D, j) = dn * r;
+        AT(D, HP + j) = dn * u * r * (1 - r);
+        AT(D, 2 * HP + j) = d * (IN(h_before, j) - n) * z * (1 - z);
+        AT(D, 3 * HP + j) = dn;
+        AT(dh, j) = d * z;
+    }
+}
+
+static void gru_before_candidate_back(long HP, const float *S, const float *h_before, float *D,
+                                      const float *dh, float *dreset)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec z = IN(S, HP + j), n = IN(S, 2 * HP + j), d = IN(dh, j);
+        AT(D, HP + j) = d * (IN(h_before, j) - n) * z * (1 - z);
+        AT(D, 2 * HP + j) = d * (1 - z) * (1 - n * n);
+        AT(dreset, j) = (vec){0};
+    }
+}
+
+static void gru_before_back(long HP, const float *S, const float *h_before, const float *dreset,
+                            float *D, float *dh, float *reset)
+{
+    for (long j = 0; j < HP; j += LANES) {
+        vec r = IN(S, j), z = IN(S, HP + j), h = IN(h_before, j), d = IN(dreset, j);
+        AT(D, j) = d * h * r * (1 - r);
+        AT(dh, j) = IN(dh, j) * z + d * r;
+        AT(reset, j) = r * h;
+    }
+}
+
+/* Whole sequences */
+
+static const long SAVED[] = {1, 5, 4, 3}; /* groups of HP columns in a row of `saved` */
+static const long GATES[] = {1, 4, 4, 3}; /* of these, sums that have a gradient */
+static const long INPUT[] = {1, 4, 3, 3}; /* of these, sums that the input reaches: the last ones */
+static const long STATE[] = {1, 4, 3, 2}; /* ... and the state directly: the first ones */
+
+/* Rows of a (.., n) matrix to rows of `padded` floats, and back. */
+static void spread(long rows, long n, const float *from, float *to, long padded)
+{
+    for (long r = 0; r < rows; r++)
+        memcpy(to + r * padded, from + r * n, n * sizeof(float));
+}
+
+static void gather(long rows, long n, const float *from, long padded, float *to)
+{
+    for (long r = 0; r < rows; r++)
+        memcpy(to + r * n, from + r * padded, n * sizeof(float));
+}
+
+static void forward(const struct sequence *s, long first, long R, float *scratch)
+{
+    const long T = s->T, B = s->B, I = s->I, H = s->H, HP = whole(H), cell = s->cell;
+    const long width = SAVED[cell] * HP, gates = GATES[cell] * HP;
+    const long input = INPUT[cell] * HP, state = STATE[cell] * HP;
+    const long state_panels = (state + WIDTH - 1) / WIDTH * WIDTH;
+    float *h = scratch, *c0 = h + R * HP, *reset = c0 + R * HP, *unsaved = reset + R * HP;
+    const float *c_before = c0;
+    long c_row = HP;
+
+    spread(R, H, s->h0 + first * H, h, HP);
+    if (cell == LSTM)
+        spread(R, H, s->c0 + first * H, c0, HP);
+    for (long t = 0; t < T; t++) {
+        float *S = s->saved ? s->saved + (t * B + first) * width : unsaved;
+        const float *x = s->x + (t * B + first) * I;
+        for (long r = 0; r < R; r++)
+            memcpy(S + r * width, s->bias, gates * sizeof(float));
+        times_packed(R, input, I, x, I, s->input_weights, S + gates - input, width);
+        times_packed(R, state, H, h, HP, s->state_weights, S, width);
+        if (cell == GRU_BEFORE) {
+            for (long r = 0; r < R; r++)
+                gru_before_gates(HP, S + r * width, h + r * HP, reset + r * HP);
+            times_packed(R, HP, H, reset, HP, s->state_weights + H * state_panels, S + 2 * HP,
+                         width);
+        }
+        for (long r = 0; r < R; r++) {
+            float *row = S + r * width, *h_row = h + r * HP;
+            if (ended(s, t, first + r)) {
+                if (cell == LSTM)
+                    memmove(row + 4 * HP, c_before + r * c_row, HP * sizeof(float));
+            } else if (cell == RNN)
+                rnn_step(HP, row, h_row);
+            else if (cell == LSTM)
+                lstm_step(HP, row, c_before + r * c_row, h_row);
+            else if (cell == GRU_AFTER)
+                gru_after_step(HP, row, h_row);
+            else
+                gru_before_step(HP, row, h_row);
+        }
+        gather(R, H, h, HP, s->h + (t * B + first) * H);
+        c_before = S + 4 * HP;
+        c_row = width;
+    }
+    gather(R, H, h, HP, s->h_last + first * H);
+    if (cell == LSTM)
+        gather(R, H, c_before, c_row, s->c_last + first * H);
+}
+
+static void backward(const struct sequence *s, long thread, long first, long R, float *scratch)
+{
+    const long T = s->T, B = s->B, I = s->I, H = s->H, cell = s->cell;
+    const long HP = whole(H), IP = whole(I), width = SAVED[cell] * HP, gates = GATES[cell] * HP;
+    const long input = INPUT[cell] * HP, state = STATE[cell] * HP;
+    const long HW = (HP + WIDTH - 1) / WIDTH * WIDTH;
+    const long slots = CHUNK / R > 0 ? CHUNK / R : 1;
+    const long d_row = gates + LANES, z_row = IP + 2 * HP + LANES; /* LANES: off the same cache set */
+    const long all_state = cell == GRU_BEFORE ? 3 * HP : state;
+    float *dW = s->grad_input_weights + thread * input * IP;
+    float *dU = s->grad_state_weights + thread * all_state * HP;
+    float *db = s->grad_bias + thread * gates;
+    float *dh = scratch, *dc = dh + R * HP, *c0 = dc + R * HP, *dreset = c0 + R * HP;
+    float *dx = dreset + R * HP, *Ds = dx + R * IP, *Zs = Ds + slots * R * d_row;
+
+    spread(R, H, s->grad_h_last + first * H, dh, HP);
+    if (cell == LSTM) {
+        spread(R, H, s->grad_c_last + first * H, dc, HP);
+        spread(R, H, s->c0 + first * H, c0, HP);
+    }
+    long filled = 0;
+    for (long t = T - 1; t >= 0; t--) {
+        const float *S = s->saved + (t * B + first) * width;
+        const float *c_before = t > 0 ? S - B * width + 4 * HP : c0;
+        const long c_row = t > 0 ? width : HP;
+        const float *grad_h = s->grad_h + (t * B + first) * H;
+        float *D = Ds + filled * R * d_row, *Z = Zs + filled * R * z_row;
+
+        spread(R, I, s->x + (t * B + first) * I, Z, z_row);
+        spread(R, H, t > 0 ? s->h + ((t - 1) * B + first) * H : s->h0 + first * H, Z + IP, z_row);
+        for (long r = 0; r < R; r++)
+            for (long j = 0; j < H; j++)
+                dh[r * HP + j] += grad_h[r * H + j];
+        for (long r = 0; r < R; r++) {
+            const float *row = S + r * width, *h_before = Z + r * z_row + IP;
+            float *D_row = D + r * d_row, *dh_row = dh + r * HP;
+            if (ended(s, t, first + r)) {
+                memset(D_row, 0, gates * sizeof(float));
+                memset(Z + r * z_row, 0, I * sizeof(float)); /* whatever stands there */
+                memset(dreset + r * HP, 0, HP * sizeof(float));
+            } else if (cell == RNN)
+                rnn_back(HP, row, D_row, dh_row);
+            else if (cell == LSTM)
+                lstm_back(HP, row, c_before + r * c_row, D_row, dh_row, dc + r * HP);
+            else if (cell == GRU_AFTER)
+                gru_after_back(HP, row, h_before, D_row, dh_row);
+            else
+                gru_before_candidate_back(HP, row, h_before, D_row, dh_row, dreset + r * HP);
+        }
+        if (cell == GRU_BEFORE) {
+            times_packed(R, HP, HP, D + 2 * HP, d_row, s->state_weights_t + state * HW, dreset, HP);
+            for (long r = 0; r < R; r++) {
+                float *Z_row = Z + r * z_row, *D_row = D + r * d_row;
+                if (ended(s, t, first + r))
+                    memset(Z_row + IP + HP, 0, HP * sizeof(float));
+                else
+                    gru_before_back(HP, S + r * width, Z_row + IP, dreset + r * HP, D_row,
+                                    dh + r * HP, Z_row + IP + HP);
+            }
+        }
+        times_packed(R, HP, state, D, d_row, s->state_weights_t, dh, HP);
+        if (s->grad_x) {
+            memset(dx, 0, R * IP * sizeof(float));
+            times_packed(R, IP, input, D + gates - input, d_row, s->input_weights_t, dx, IP);
+            gather(R, I, dx, IP, s->grad_x + (t * B + first) * I);
+        }
+        if (++filled == slots || t == 0) {
+            const long K = filled * R;
+            times_transposed(input, IP, K, Ds + gates - input, d_row, Zs, z_row, dW, IP);
+            times_transposed(state, HP, K, Ds, d_row, Zs + IP, z_row, dU, HP);
+            if (cell == GRU_BEFORE)
+                times_transposed(HP, HP, K, Ds + 2 * HP, d_row, Zs + IP + HP, z_row,
+                                 dU + state * HP, HP);
+            for (long k = 0; k < K; k++)
+                for (long g = 0; g < gates; g++)
+                    db[g] += Ds[k * d_row + g];
+            filled = 0;
+        }
+    }
+    gather(R, H, dh, HP, s->grad_h0 + first * H);
+    if (cell == LSTM)
+        gather(R, H, dc, HP, s->grad_c0 + first * H);
+}
+
+/* A thread's reviews, a block at a time. */
+static void share(void *data)
+{
+    struct sequence *s = data;
+    const long thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    const long begin = s->B * thread / threads, end = s->B * (thread + 1) / threads;
+    const long HP = whole(s->H), IP = whole(s->I), R = end - begin < BLOCK ? end - begin : BLOCK;
+    const long rows = CHUNK > R ? CHUNK : R;
+    size_t floats = R * (5 * HP + IP) + (s->grad_h ? rows * (6 * HP + IP + 2 * LANES) : R * 5 * HP);
+    float *scratch = R > 0 ? aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64) : NULL;
+    if (!scratch) {
+        s->out_of_memory |= R > 0;
+        return;
+    }
+    memset(scratch, 0, floats * sizeof(float));
+    for (long first = begin; first < end; first += R) {
+        const long count = end - first < R ? end - first : R;
+        if (s->grad_h)
+            backward(s, thread, first, count, scratch);
+        else
+            forward(s, first, count, scratch);
+    }
+    free(scratch);
+}
+
+/* The forward pass, or where grad_h is set the backward pass. Returns 1 where memory ran out. */
+long run(struct sequence *s)
+{
+    s->out_of_memory = 0;
+    GOMP_parallel(share, s, (unsigned)s->threads, 0);
+    return s->out_of_memory;
+}

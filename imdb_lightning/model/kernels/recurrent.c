@@ -128,16 +128,16 @@ static inline __attribute__((always_inline)) void product(
     }
 }
 
-/* C (M, N) += A B with B packed. */
-static void __attribute__((noinline)) times_packed(long M, long N, long K, const float *A, long a_row, const float *B,
-                         float *C, long c_row)
+/* C (M, N) = init + A B with B packed; init is C itself, or one row for all where init_row is 0. */
+static void packed_product(long M, long N, long K, const float *A, long a_row, const float *B,
+                           const float *init, long init_row, float *C, long c_row)
 {
-    product(M, N, K, A, a_row, 1, B, WIDTH, K * WIDTH, C, c_row, C, c_row);
+    product(M, N, K, A, a_row, 1, B, WIDTH, K * WIDTH, init, init_row, C, c_row);
 }
 
-/* C (M, N) += A^T B: sums over the K rows of A and B. */
-static void __attribute__((noinline)) times_transposed(long M, long N, long K, const float *A, long a_row, const float *B,
-                             long b_row, float *C, long c_row)
+/* C (M, N) += A^T B: the sum over the K rows of A and B. */
+static void add_outer_products(long M, long N, long K, const float *A, long a_row, const float *B,
+                               long b_row, float *C, long c_row)
 {
     product(M, N, K, A, 1, a_row, B, b_row, WIDTH, C, c_row, C, c_row);
 }
@@ -343,15 +343,18 @@ static void forward(const struct sequence *s, long first, long R, float *scratch
     for (long t = 0; t < T; t++) {
         float *S = s->saved ? s->saved + (t * B + first) * width : unsaved;
         const float *x = s->x + (t * B + first) * I;
+        float *reached = S + gates - input; /* by the input; the rest starts from its bias alone */
         for (long r = 0; r < R; r++)
-            memcpy(S + r * width, s->bias, gates * sizeof(float));
-        times_packed(R, input, I, x, I, s->input_weights, S + gates - input, width);
-        times_packed(R, state, H, h, HP, s->state_weights, S, width);
+            memcpy(S + r * width, s->bias, (gates - input) * sizeof(float));
+        packed_product(R, input, I, x, I, s->input_weights, s->bias + gates - input, 0, reached,
+                       width);
+        packed_product(R, state, H, h, HP, s->state_weights, S, width, S, width);
         if (cell == GRU_BEFORE) {
             for (long r = 0; r < R; r++)
                 gru_before_gates(HP, S + r * width, h + r * HP, reset + r * HP);
-            times_packed(R, HP, H, reset, HP, s->state_weights + H * state_panels, S + 2 * HP,
-                         width);
+            float *candidate = S + 2 * HP;
+            packed_product(R, HP, H, reset, HP, s->state_weights + H * state_panels, candidate,
+                           width, candidate, width);
         }
         for (long r = 0; r < R; r++) {
             float *row = S + r * width, *h_row = h + r * HP;
@@ -426,7 +429,8 @@ static void backward(const struct sequence *s, long thread, long first, long R, 
                 gru_before_candidate_back(HP, row, h_before, D_row, dh_row, dreset + r * HP);
         }
         if (cell == GRU_BEFORE) {
-            times_packed(R, HP, HP, D + 2 * HP, d_row, s->state_weights_t + state * HW, dreset, HP);
+            packed_product(R, HP, HP, D + 2 * HP, d_row, s->state_weights_t + state * HW, dreset,
+                           HP, dreset, HP);
             for (long r = 0; r < R; r++) {
                 float *Z_row = Z + r * z_row, *D_row = D + r * d_row;
                 if (ended(s, t, first + r))
@@ -436,18 +440,19 @@ static void backward(const struct sequence *s, long thread, long first, long R, 
                                     dh + r * HP, Z_row + IP + HP);
             }
         }
-        times_packed(R, HP, state, D, d_row, s->state_weights_t, dh, HP);
+        packed_product(R, HP, state, D, d_row, s->state_weights_t, dh, HP, dh, HP);
         if (s->grad_x) {
             memset(dx, 0, R * IP * sizeof(float));
-            times_packed(R, IP, input, D + gates - input, d_row, s->input_weights_t, dx, IP);
+            packed_product(R, IP, input, D + gates - input, d_row, s->input_weights_t, dx, IP, dx,
+                           IP);
             gather(R, I, dx, IP, s->grad_x + (t * B + first) * I);
         }
         if (++filled == slots || t == 0) {
             const long K = filled * R;
-            times_transposed(input, IP, K, Ds + gates - input, d_row, Zs, z_row, dW, IP);
-            times_transposed(state, HP, K, Ds, d_row, Zs + IP, z_row, dU, HP);
+            add_outer_products(input, IP, K, Ds + gates - input, d_row, Zs, z_row, dW, IP);
+            add_outer_products(state, HP, K, Ds, d_row, Zs + IP, z_row, dU, HP);
             if (cell == GRU_BEFORE)
-                times_transposed(HP, HP, K, Ds + 2 * HP, d_row, Zs + IP + HP, z_row,
+                add_outer_products(HP, HP, K, Ds + 2 * HP, d_row, Zs + IP + HP, z_row,
                                  dU + state * HP, HP);
             for (long k = 0; k < K; k++)
                 for (long g = 0; g < gates; g++)

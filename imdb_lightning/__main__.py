@@ -109,10 +109,10 @@ def no_cells(models: list[DictConfig]) -> list[str]:
     for model in models:
         target = model.cell._target_
         if not str(target).startswith("imdb_lightning.") and target not in wrong:
-            from .model.classifier import layer_maker
+            from .model.classifier import cell_maker
 
             try:
-                layer_maker(model)(2, 2)
+                cell_maker(model.cell)(2, 2)
             except Exception as error:  # noqa: BLE001  a stranger's code: whatever it raises counts
                 reason = f"{type(error).__name__}: {config.one_line(error)}"
                 wrong[target] = f"model.cell._target_={target}: {reason}"

@@ -123,6 +123,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "model.dropout": number(0, 1),
     "model.pooling": one_of("mean", "max", "last", "mean_max", "mean_padded"),
     "model.loss": one_of("cross_entropy", "nll", "nll_on_raw_logits"),
+    "model.implementation": one_of("fused", "compile", "loop"),
     "model.cell.reset": one_of("before", "after"),
     "trainer.max_epochs": whole(1),
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps"),
@@ -132,7 +133,8 @@ RULES: dict[str, tuple[Check, str]] = {
     "trainer.early_stopping": or_null(whole(1)),
     "trainer.deterministic": SWITCH,
 }
-REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", "model.cell.reset")]
+OF_CELLS = ("model.implementation", "model.cell.reset")
+REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", *OF_CELLS)]
 ADDITIONS = {  # what lightning.Trainer takes besides, as +trainer.NAME=VALUE
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.detect_anomaly": SWITCH,
@@ -154,6 +156,8 @@ def wrong_values(cfg: DictConfig) -> list[str]:
             mistakes.append(f"{key}={shown}: it takes {RULES[key][1]}{nearest_choice(key, value)}")
     if not ("model.layer._target_" in values or "model.cell._target_" in values):
         mistakes.append("model has neither layer._target_ (PyTorch's) nor cell._target_")
+    if "model.cell._target_" in values and "model.implementation" not in values:
+        mistakes.append(f"model.implementation is missing: {RULES['model.implementation'][1]}")
     distance, length = values.get("data.distance"), values.get("data.max_length")
     if values.get("data.name") == "synthetic" and isinstance(distance, int):
         if isinstance(length, int) and distance + 40 >= length > 0:

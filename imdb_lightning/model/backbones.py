@@ -16,21 +16,52 @@ from .cells import Cell, State
 
 
 class Unrolled(nn.Module):
-    """One cell over time, with the calling convention of nn.RNN, nn.LSTM and nn.GRU."""
+    """One cell over time, step by step, with the calling convention of nn.RNN, nn.LSTM, nn.GRU."""
 
     def __init__(self, cell: Cell) -> None:
         super().__init__()
         self.cell = cell
 
-    def forward(self, x_TBI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Output h_TBH of every step and the state after the last; without a state, from zeros."""
+    def forward(
+        self, x_TBI: Tensor, state: State | None = None, lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Output h_TBH of every step and the state after the last; without a state, from zeros.
+
+        With `lengths_B` (int64 steps, 1 to T) a review's state, and with it its output, stays as it
+        is after its own last step, and what stands in x after that is not read.
+        """
         if state is None:
             state = self.cell.initial_state(x_TBI.shape[1])
-        outputs = []
-        for x_BI in x_TBI.unbind():
-            state = self.cell(x_BI, state)
-            outputs.append(state[0])
-        return torch.stack(outputs), state
+        ended_TB1 = ended(x_TBI, lengths_B)
+        if ended_TB1 is not None:
+            x_TBI = x_TBI.masked_fill(ended_TB1, 0)
+        return unroll(self.cell, x_TBI, state, ended_TB1)
+
+
+def unroll(
+    step: Callable[[Tensor, State], State],
+    x_TBI: Tensor,
+    state: State,
+    ended_TB1: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """Output h_TBH of every step and the last state; where a review has ended, its state stays."""
+    outputs = []
+    for t, x_BI in enumerate(x_TBI.unbind()):
+        after = step(x_BI, state)
+        if ended_TB1 is not None:
+            pairs = zip(state, after, strict=True)
+            after = tuple(torch.where(ended_TB1[t], old, new) for old, new in pairs)
+        state = after
+        outputs.append(state[0])
+    return torch.stack(outputs), state
+
+
+def ended(x_TBI: Tensor, lengths_B: Tensor | None) -> Tensor | None:
+    """True at the steps (T, B, 1) after a review's end; None where no lengths are given."""
+    if lengths_B is None:
+        return None
+    t_T1 = torch.arange(len(x_TBI), device=x_TBI.device).unsqueeze(1)
+    return (t_T1 >= lengths_B).unsqueeze(2)
 
 
 class Backbone(nn.Module):

@@ -28,11 +28,13 @@ State = tuple[Tensor, ...]
 
 
 class Cell(nn.Module):
-    """One time step of a recurrent network. Abstract: a cell defines `forward`.
+    """One time step of a recurrent network. Abstract: a cell defines `step`, or else `forward`.
 
     A cell knows nothing of time, padding, layers or direction. One of your own is a subclass that
     takes `(input_size, hidden_size)`, tells this constructor how many gates its four parameters
-    hold and how many tensors its state has, and writes its equations in `forward`.
+    hold and how many tensors its state has, and writes its equations in `step`, as the cells here
+    do, where the input enters through W_ih x + b_ih alone: that product is then made for many steps
+    at once. A cell whose input enters otherwise writes them in `forward`.
     `imdb_lightning.check_cell` says whether it keeps the contract.
     """
 
@@ -57,6 +59,14 @@ class Cell(nn.Module):
 
     def forward(self, x_BI: Tensor, state: State) -> State:
         """The state after this step. x_BI: float, (B, I). State: a tuple of (B, H) tensors."""
+        return self.step(self.project(x_BI), state)
+
+    def project(self, x: Tensor) -> Tensor:
+        """W_ih x + b_ih, what the input brings to all gates: (..., I) to (..., G*H)."""
+        return nn.functional.linear(x, self.weight_ih, self.bias_ih)
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        """The state after this step. projected_x: (B, G*H), what `project` gives."""
         raise NotImplementedError
 
 
@@ -71,9 +81,8 @@ class RNNCell(Cell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=1)
 
-    def forward(self, x_BI: Tensor, state: State) -> State:
+    def step(self, projected_x: Tensor, state: State) -> State:
         (h_BH,) = state
-        projected_x = nn.functional.linear(x_BI, self.weight_ih, self.bias_ih)
         projected_h = nn.functional.linear(h_BH, self.weight_hh, self.bias_hh)
         return (torch.tanh(projected_x + projected_h),)
 
@@ -97,9 +106,8 @@ class LSTMCell(Cell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=4, states=2)
 
-    def forward(self, x_BI: Tensor, state: State) -> State:
+    def step(self, projected_x: Tensor, state: State) -> State:
         h_BH, c_BH = state
-        projected_x = nn.functional.linear(x_BI, self.weight_ih, self.bias_ih)
         projected_h = nn.functional.linear(h_BH, self.weight_hh, self.bias_hh)
         i_BH, f_BH, g_BH, o_BH = (projected_x + projected_h).chunk(4, dim=1)
         c_BH = torch.sigmoid(f_BH) * c_BH + torch.sigmoid(i_BH) * torch.tanh(g_BH)
@@ -129,10 +137,9 @@ class GRUCell(Cell):
             raise ValueError(f"reset is 'before' or 'after', not {reset!r}")
         self.reset = reset
 
-    def forward(self, x_BI: Tensor, state: State) -> State:
+    def step(self, projected_x: Tensor, state: State) -> State:
         (h_BH,) = state
         H = self.hidden_size
-        projected_x = nn.functional.linear(x_BI, self.weight_ih, self.bias_ih)
         x_rz, x_n = projected_x[:, : 2 * H], projected_x[:, 2 * H :]
         if self.reset == "after":
             projected_h = nn.functional.linear(h_BH, self.weight_hh, self.bias_hh)

@@ -5,8 +5,9 @@ Dimensions: T tokens, B reviews in the batch, E embedding size, H hidden size, F
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from . import pooling
 from .backbones import Backbone, Unrolled
 from .cells import Cell
+from .compiled import Compiled
+from .fused import PORTABLE, Fused
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -28,6 +31,10 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {
     "mean_max": pooling.mean_max,
     "mean_padded": pooling.mean,  # the classifier first makes padding a part of the review
 }
+
+
+log = logging.getLogger(__name__)
+warn_once = cache(log.warning)
 
 
 class Scores(NamedTuple):
@@ -89,7 +96,7 @@ class Classifier(lightning.LightningModule):
     @classmethod
     def from_config(cls, model: Mapping[str, Any], optim: Mapping[str, Any]) -> Classifier:
         """The classifier that the groups `model` and `optim` of a configuration describe."""
-        options = {k: v for k, v in model.items() if k not in ("name", "layer", "cell")}
+        options = {k: v for k, v in model.items() if k not in OF_THE_LAYER}
         return cls(layer_maker(model), **options, **optim)
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -181,18 +188,51 @@ def nll_on_raw_logits(logits_B2: Tensor, labels_B: Tensor) -> Tensor:
 LOSSES = {"cross_entropy": cross_entropy, "nll": nll, "nll_on_raw_logits": nll_on_raw_logits}
 
 
+OF_THE_LAYER = ("name", "layer", "cell", "implementation")
+
+
 def layer_maker(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
     """Function (input_size, hidden_size) -> one recurrent layer, `model.layer` or `model.cell`.
 
     Raises ImportError, AttributeError or ValueError where `_target_` names no such class.
     """
-    options = dict(model["cell"] if "cell" in model else model["layer"])
-    target = options.pop("_target_")
-    kind = resolve_name(target)
     if "cell" in model:
-        if not (isinstance(kind, type) and issubclass(kind, Cell)):
-            raise ValueError(f"model.cell: {target} is not an imdb_lightning.Cell")
-        return lambda input_size, hidden_size: Unrolled(kind(input_size, hidden_size, **options))
+        make_cell = cell_maker(model["cell"])
+        over_time = IMPLEMENTATIONS[model["implementation"]]
+        return lambda input_size, hidden_size: over_time(make_cell(input_size, hidden_size))
+    target = model["layer"]["_target_"]
+    kind = resolve_name(target)
     if kind not in (nn.RNN, nn.LSTM, nn.GRU):
         raise ValueError(f"model.layer: {target} is not torch.nn.RNN, LSTM or GRU")
     return lambda input_size, hidden_size: kind(input_size, hidden_size)
+
+
+def cell_maker(cell: Mapping[str, Any]) -> Callable[[int, int], Cell]:
+    """Function (input_size, hidden_size) -> the cell that `model.cell` names, ours or a user's.
+
+    Raises ImportError, AttributeError or ValueError where `_target_` names no such class.
+    """
+    options = dict(cell)
+    target = options.pop("_target_")
+    kind = resolve_name(target)
+    if not (isinstance(kind, type) and issubclass(kind, Cell)):
+        raise ValueError(f"model.cell: {target} is not an imdb_lightning.Cell")
+    return lambda input_size, hidden_size: kind(input_size, hidden_size, **options)
+
+
+def fused_or_unrolled(cell: Cell) -> nn.Module:
+    """`Fused` where the cell is one of ours, else `Unrolled`, after one line that says so."""
+    if type(cell) in PORTABLE:
+        return Fused(cell)
+    warn_once(
+        f"{type(cell).__name__} has no fused form and is unrolled step by step; "
+        "model.implementation=compile is faster"
+    )
+    return Unrolled(cell)
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Cell], nn.Module]] = {
+    "fused": fused_or_unrolled,
+    "compile": Compiled,
+    "loop": Unrolled,
+}

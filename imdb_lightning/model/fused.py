@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .backbones import ended
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from .kernels import Native, Weights
 
@@ -185,14 +186,6 @@ class Portable:
         self, grad_state_TBG: Tensor, before_TBH: Tensor, saved: tuple[Tensor, ...]
     ) -> Tensor:
         return outer(grad_state_TBG, before_TBH)
-
-
-def ended(x_TBI: Tensor, lengths_B: Tensor | None) -> Tensor | None:
-    """True at the steps (T, B, 1) after a review's end; None where no lengths are given."""
-    if lengths_B is None:
-        return None
-    t_T1 = torch.arange(len(x_TBI), device=x_TBI.device).unsqueeze(1)
-    return (t_T1 >= lengths_B).unsqueeze(2)
 
 
 def stay(ended_TB1: Tensor | None, t: int, next_BH: Tensor, before_BH: Tensor) -> None:

@@ -1,0 +1,93 @@
+"""Any cell over whole sequences, compiled by torch.compile: a user's own too.
+
+Dimensions: T steps, B reviews, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backbones import ended, unroll
+from .cells import Cell, State
+
+
+CHUNK = 20  # steps in one compiled piece: twice as many compile for twice as long, and gain little
+
+log = logging.getLogger(__name__)
+warn_once = cache(log.warning)
+
+
+class Compiled(nn.Module):
+    """One cell over time, with the calling convention of `Unrolled`, in compiled chunks of steps.
+
+    What the input brings to the gates is one product for all steps where the cell has a `step`.
+    Compilation takes half a minute for each kind of layer and pass, and is kept on disk by
+    PyTorch. Neither another length nor another batch size compiles anew: steps that do not fill
+    a chunk are run one by one, and a single review is run twice. Where the cell cannot be compiled
+    it is unrolled as by `Unrolled`, after one warning in the log.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.hoists = type(cell).forward is Cell.forward
+        # Recompilations are counted for each layer apart, or a grid of models would run out of them.
+        self.chunk: Any = torch.compile(
+            unroll, dynamic=True, fullgraph=True, isolate_recompiles=True
+        )
+        self.tried: set[bool] = set()
+
+    def forward(
+        self, x_TBI: Tensor, state: State | None = None, lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """As that of `Unrolled`."""
+        if torch.is_grad_enabled() not in self.tried:
+            self._try()
+        B = x_TBI.shape[1]
+        if state is None:
+            state = self.cell.initial_state(B)
+        ended_TB1 = ended(x_TBI, lengths_B)
+        if ended_TB1 is not None:
+            x_TBI = x_TBI.masked_fill(ended_TB1, 0)
+        if B == 1:  # a size that torch.compile would make a program of its own for
+            x_TBI, state = x_TBI.repeat(1, 2, 1), tuple(s.repeat(2, 1) for s in state)
+        if torch.is_grad_enabled():  # as in the chunks after the first: one program for all
+            state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in state)
+        step = self.cell.step if self.hoists else self.cell
+        if self.hoists:
+            x_TBI = self.cell.project(x_TBI)
+        h_pieces = []
+        ended_pieces = [None] * len(x_TBI) if ended_TB1 is None else ended_TB1.split(CHUNK)
+        for x_piece, ended_piece in zip(x_TBI.split(CHUNK), ended_pieces, strict=False):
+            run = self.chunk if len(x_piece) == CHUNK else unroll
+            h_piece, state = run(step, x_piece, state, ended_piece)
+            h_pieces.append(h_piece)
+        return torch.cat(h_pieces)[:, :B], tuple(s[:B] for s in state)
+
+    def _try(self) -> None:
+        """Compile on a batch of zeros, forward and backward; where that fails, do without.
+
+        The batch has a size that the cell has nowhere else: torch.compile takes equal sizes for one.
+        """
+        training = torch.is_grad_enabled()
+        self.tried.add(training)
+        parameters = [p for p in self.cell.parameters() if p.requires_grad]
+        taken = {CHUNK, *(size for parameter in parameters for size in parameter.shape)}
+        B = next(size for size in count(3) if size not in taken)
+        x_TBI = self.cell.weight_hh.new_zeros(CHUNK, B, self.cell.input_size)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                h_TBH, _ = self(x_TBI.requires_grad_(training))
+                if training:
+                    torch.autograd.grad(h_TBH.sum(), parameters, allow_unused=True)
+        except Exception as error:  # noqa: BLE001  torch.compile fails in many ways
+            self.chunk = unroll
+            reason = (str(error).strip().splitlines() or [""])[0]
+            name = type(self.cell).__name__
+            warn_once(f"{name} is unrolled, not compiled: {type(error).__name__}: {reason}")

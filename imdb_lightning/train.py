@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from . import process
 from .data.module import ReviewData
 from .model.classifier import Classifier
 from .record import Record
@@ -39,6 +40,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     record = Record(run, identity(cfg), cfg)
     try:
         quiet()
+        process.prepare()
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data = ReviewData(cfg.data, cfg.seed)
         data.setup()

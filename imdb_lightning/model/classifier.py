@@ -19,6 +19,7 @@ from . import pooling
 from .backbones import Backbone, Unrolled
 from .cells import Cell
 from .compiled import Compiled
+from .embedding import Embedding
 from .fused import PORTABLE, Fused
 
 
@@ -29,7 +30,7 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {
     "max": pooling.max,
     "last": pooling.last,
     "mean_max": pooling.mean_max,
-    "mean_padded": pooling.mean,  # the classifier first makes padding a part of the review
+    "mean_padded": pooling.mean_padded,  # the classifier first makes padding a part of the review
 }
 
 
@@ -45,6 +46,37 @@ class Scores(NamedTuple):
     index_N: Tensor  # int64, the review's row in its split
     labels_N: Tensor  # int64, 0 negative, 1 positive
     margins_N: Tensor  # float32, logit of positive minus logit of negative
+
+
+class Pass:
+    """What each review of a pass over a split gave, in columns that are kept from pass to pass.
+
+    A list of a few small tensors a step would lie between the large ones and keep the memory of
+    each step from serving the next.
+    """
+
+    def __init__(self) -> None:
+        self.columns: list[Tensor] = []
+        self.count = 0
+
+    def clear(self) -> None:
+        self.count = 0
+
+    def add(self, *batch: Tensor) -> None:
+        """One row per review: tensors (B,), in the same order each time."""
+        end = self.count + len(batch[0])
+        kept = [(column.dtype, column.device) for column in self.columns]
+        if self.count == 0 and kept != [(column.dtype, column.device) for column in batch]:
+            self.columns = [column.new_empty(2**15) for column in batch]
+        while end > len(self.columns[0]):
+            self.columns = [torch.cat([column, torch.empty_like(column)]) for column in self.columns]
+        for column, part in zip(self.columns, batch, strict=True):
+            column[self.count : end] = part
+        self.count = end
+
+    def rows(self) -> list[Tensor]:
+        """The columns (N,) of this pass."""
+        return [column[: self.count].clone().cpu() for column in self.columns]
 
 
 class Classifier(lightning.LightningModule):
@@ -77,7 +109,7 @@ class Classifier(lightning.LightningModule):
         self.loss = loss
         self.lr = lr
         self.weight_decay = weight_decay
-        self.embedding = nn.Embedding(vocab_size + 1, embedding_size)  # row 0 is padding
+        self.embedding = Embedding(vocab_size + 1, embedding_size)  # row 0 is padding
         self.backbone = Backbone(
             make_layer, embedding_size, hidden_size, num_layers, bidirectional, dropout
         )
@@ -91,7 +123,7 @@ class Classifier(lightning.LightningModule):
             nn.Dropout(dropout),
             nn.Linear(hidden_size, 2),
         )
-        self._passes: dict[str, list[tuple[Tensor, ...]]] = {"train": [], "val": [], "test": []}
+        self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
 
     @classmethod
     def from_config(cls, model: Mapping[str, Any], optim: Mapping[str, Any]) -> Classifier:
@@ -123,7 +155,7 @@ class Classifier(lightning.LightningModule):
         logits_B2 = self(tokens_BT, lengths_B)
         loss_B = LOSSES[self.loss](logits_B2, labels_B)
         margins_B = (logits_B2[:, 1] - logits_B2[:, 0]).detach()
-        self._passes[stage].append((loss_B.detach(), margins_B, labels_B, index_B))
+        self._passes[stage].add(loss_B.detach(), margins_B, labels_B, index_B)
         return loss_B.mean()
 
     def on_train_epoch_start(self) -> None:
@@ -151,8 +183,7 @@ class Classifier(lightning.LightningModule):
 
     def scores(self, stage: str) -> Scores:
         """Of the latest pass over "train", "val" or "test"."""
-        columns = zip(*self._passes[stage], strict=True)
-        loss_N, margins_N, labels_N, index_N = (torch.cat(column).cpu() for column in columns)
+        loss_N, margins_N, labels_N, index_N = self._passes[stage].rows()
         correct_N = (margins_N > 0) == (labels_N == 1)
         return Scores(
             loss=loss_N.double().mean().item(),

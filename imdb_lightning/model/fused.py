@@ -54,6 +54,7 @@ class Fused(nn.Module):
             state = cell.initial_state(x_TBI.shape[1])
         with torch.autocast(x_TBI.device.type, enabled=False):
             inputs = [tensor.to(cell.weight_hh.dtype).contiguous() for tensor in (x_TBI, *state)]
+            lengths_B = None if lengths_B is None else lengths_B.contiguous()
             keep = torch.is_grad_enabled()
             h_TBH, *last = WholeSequence.apply(self._passes(x_TBI), keep, lengths_B, *weights, *inputs)
         return h_TBH, tuple(last)

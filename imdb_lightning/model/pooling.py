@@ -15,6 +15,11 @@ def mean(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
     return h_TBH.masked_fill(~inside_TB1, 0).sum(0) / lengths_B.unsqueeze(1)
 
 
+def mean_padded(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
+    """The same where every step counts, padding too: (B, H)."""
+    return h_TBH.sum(0) / lengths_B.unsqueeze(1)
+
+
 def max(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
     """Largest value of each unit over the tokens of each review: (B, H)."""
     return h_TBH.masked_fill(~_inside(h_TBH, lengths_B), -torch.inf).amax(0)

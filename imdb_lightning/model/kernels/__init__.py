@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn import functional
 
 from ..cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from .library import library
@@ -41,12 +41,19 @@ RNN, LSTM, GRU_AFTER, GRU_BEFORE = (
     Layout(3, 3, 3),
 )
 
-NUMBERS = ("cell", "threads", "T", "B", "I", "H")
+NUMBERS = ("cell", "threads", "T", "B", "I", "H", "grad_h_step")
 POINTERS = (
     "lengths x input_weights state_weights bias h0 c0 h h_last c_last saved "
     "input_weights_t state_weights_t grad_h grad_h_last grad_c_last grad_x grad_h0 grad_c0 "
     "grad_input_weights grad_state_weights grad_bias"
 ).split()
+
+
+def pad(tensor: Tensor, columns: int, rows: int = 0) -> Tensor:
+    """With so many columns and rows of zeros more."""
+    if columns or rows:
+        return functional.pad(tensor, (0, columns, 0, rows) if rows else (0, columns))
+    return tensor
 
 
 class Sequence(ctypes.Structure):
@@ -119,6 +126,9 @@ class Native:
         threads = self._threads(x_TBI)
         I, H = x_TBI.shape[2], h_TBH.shape[2]
         IP, HP = self._whole(I), self._whole(H)
+        if not grad_h_TBH[0].is_contiguous():  # one for all steps, as that of a mean, is taken so
+            grad_h_TBH = grad_h_TBH.contiguous()
+        grad_last = tuple(grad.contiguous() for grad in grad_last)
         grad_x_TBI = torch.empty_like(x_TBI) if wants_x else None
         grad_state = tuple(torch.empty_like(s) for s in state)
         state_rows = sum(len(part) for part in states)
@@ -131,9 +141,9 @@ class Native:
             lengths_B,
             h=h_TBH,
             saved=saved[0],
-            input_weights_t=self._packed(pad(inputs, (0, IP - I))),
+            input_weights_t=self._packed(pad(inputs, IP - I)),
             state_weights_t=torch.cat(
-                [self._packed(pad(part, (0, HP - H))).flatten() for part in states]
+                [self._packed(pad(part, HP - H)).flatten() for part in states]
             ),
             grad_h=grad_h_TBH,
             grad_h_last=grad_last[0],
@@ -166,9 +176,11 @@ class Native:
         T, B, I = x_TBI.shape
         call = Sequence(self.layout.number, self._threads(x_TBI), T, B, I, state[0].shape[1])
         given = {"x": x_TBI, "lengths": lengths_B, "h0": state[0], "c0": state[-1], **tensors}
-        given = {n: t.contiguous() for n, t in given.items() if t is not None}  # alive until the end
         for name, tensor in given.items():
-            setattr(call, name, tensor.data_ptr())
+            if tensor is not None:
+                setattr(call, name, tensor.data_ptr())
+        if (grad_h_TBH := given.get("grad_h")) is not None:
+            call.grad_h_step = grad_h_TBH.stride(0)
         if self.kernels.run(ctypes.byref(call)):
             raise MemoryError("the recurrent kernel could not get its scratch memory")
 
@@ -185,9 +197,8 @@ class Native:
         state's gates and the input's are neighbours. "before": it is a product of its own.
         """
         H = weights.state.shape[1]
-        rows = (0, 0, 0, self._whole(H) - H)
-        inputs_GHI = pad(weights.input.unflatten(0, (-1, H)), rows)
-        states_GHH = pad(weights.state.unflatten(0, (-1, H)), rows)
+        inputs_GHI = pad(weights.input.unflatten(0, (-1, H)), 0, self._whole(H) - H)
+        states_GHH = pad(weights.state.unflatten(0, (-1, H)), 0, self._whole(H) - H)
         if self.layout is GRU_AFTER:
             states_GHH = states_GHH.roll(1, 0)
         parts = [states_GHH[:2], states_GHH[2:]] if self.layout is GRU_BEFORE else [states_GHH]
@@ -203,11 +214,11 @@ class Native:
             sums_GH = torch.cat([state_GH[2:], both_GH, input_GH[2:]])
         else:
             sums_GH = input_GH + state_GH
-        return pad(sums_GH, (0, self._whole(H) - H)).flatten()
+        return pad(sums_GH, self._whole(H) - H).flatten()
 
     def _packed(self, matrix_KN: Tensor) -> Tensor:
         """Its columns in panels that a tile of the product reads from end to end."""
         K, N = matrix_KN.shape
         panels = -(-N // self.panel)
-        padded_KN = pad(matrix_KN, (0, panels * self.panel - N))
+        padded_KN = pad(matrix_KN, panels * self.panel - N)
         return padded_KN.view(K, panels, self.panel).transpose(0, 1).contiguous()

@@ -47,6 +47,7 @@ enum { RNN, LSTM, GRU_AFTER, GRU_BEFORE };
 /* kernels/__init__.py has the same fields in the same order. */
 struct sequence {
     long cell, threads, T, B, I, H;
+    long grad_h_step;              /* floats from one step of grad_h to the next */
     const long *lengths;           /* (B,): steps of each review; after them its state stays */
     const float *x;                /* (T, B, I) */
     const float *input_weights;    /* packed (I, input gates) */
@@ -404,7 +405,7 @@ static void backward(const struct sequence *s, long thread, long first, long R, 
         const float *S = s->saved + (t * B + first) * width;
         const float *c_before = t > 0 ? S - B * width + 4 * HP : c0;
         const long c_row = t > 0 ? width : HP;
-        const float *grad_h = s->grad_h + (t * B + first) * H;
+        const float *grad_h = s->grad_h + t * s->grad_h_step + first * H;
         float *D = Ds + filled * R * d_row, *Z = Zs + filled * R * z_row;
 
         spread(R, I, s->x + (t * B + first) * I, Z, z_row);

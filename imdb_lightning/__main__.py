@@ -47,11 +47,14 @@ def main() -> None:
 
     @hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")
     def job(cfg: DictConfig) -> float | None:
+        from . import process
         from .data.sources import DataError
         from .run import RunExists
         from .train import train
 
         hydra_config = HydraConfig.get()
+        if hydra_config.mode == RunMode.MULTIRUN:
+            process.share_cores(process.runs_at_once(hydra_config.launcher))
         try:
             return train(cfg, Path(hydra_config.runtime.output_dir))["val/acc"]
         except (DataError, RunExists) as error:

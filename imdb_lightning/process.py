@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -12,20 +14,18 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEEP = 1 << 30  # bytes
 
 
-def prepare(runs_at_once: int = 1) -> None:
+def prepare(keep: bool = True) -> None:
     """Settings of the whole process, without effect on what is computed but for denormals.
 
-    `runs_at_once` processes share the machine: each takes its part of the processor's cores, but
-    no more threads than OMP_NUM_THREADS says.
+    `keep=False` leaves out `keep_memory`, for comparison.
     """
     # Gradients that vanish over hundreds of steps end as denormal numbers, which a processor adds
     # many times more slowly. Threads take the flag over when they are made: before the first work.
     torch.set_flush_denormal(True)
     # Deterministic algorithms come with a fill of all new memory, which finds bugs and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    keep_memory()
-    if runs_at_once > 1:
-        torch.set_num_threads(min(torch.get_num_threads(), max(1, cores() // runs_at_once)))
+    if keep:
+        keep_memory()
 
 
 def keep_memory() -> None:
@@ -38,6 +38,29 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, KEEP)
         mallopt(M_TRIM_THRESHOLD, KEEP)
+
+
+def share_cores(runs_at_once: int) -> None:
+    """No more threads than this run's part of the cores: two runs on all of them take turns to wait.
+
+    Fewer where OMP_NUM_THREADS says so.
+    """
+    threads = max(1, cores() // runs_at_once)
+    if threads < torch.get_num_threads():
+        torch.set_num_threads(threads)
+
+
+def runs_at_once(launcher: Mapping[str, Any]) -> int:
+    """Runs of a grid that Hydra's launcher has going at a time on one machine.
+
+    `n_jobs` says so (joblib: -1 is one for each core); without it a launcher other than Hydra's own
+    starts them all, and each is given one core, unless a cluster gives each run its own.
+    """
+    target = str(launcher.get("_target_"))
+    if target.endswith("BasicLauncher") or "slurm" in target.lower():
+        return 1
+    n_jobs = launcher.get("n_jobs")
+    return n_jobs if isinstance(n_jobs, int) and n_jobs > 0 else cores()
 
 
 def cores() -> int:

@@ -1,0 +1,144 @@
+"""How fast it is, as ratios between things timed in turn; figures go to outputs/bench/ as JSON.
+
+    python -m imdb_lightning.bench layers            every implementation of every cell
+    python -m imdb_lightning.bench step              where a training step's time goes
+    python -m imdb_lightning.bench epoch             a training epoch, beside a plain PyTorch script
+    python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+
+NAMES = ("lstm", "gru", "gru_before", "rnn", "unknown")  # layers.SUBJECTS, without importing torch
+WAYS = ("fused", "compile", "loop", "nn.LSTM", "plain script")  # epoch.WAYS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exits with 0, or with 2 where the command line is wrong."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+    import torch
+
+    from .. import process
+    from ..train import quiet
+    from .timing import machine
+
+    quiet()
+    process.prepare()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    facts = machine()
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+    figures = {"bench": options.bench, "machine": facts, **options.run(options)}
+    target = options.json or Path(
+        f"outputs/bench/{datetime.now():%Y-%m-%d_%H-%M-%S}_{options.bench}.json"
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(figures, indent=1) + "\n")
+    print(target)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m imdb_lightning.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benches = top.add_subparsers(dest="bench", required=True, metavar="layers|step|epoch|scaling")
+    for name, run in (("layers", layers), ("step", step), ("epoch", epoch), ("scaling", scaling)):
+        bench = benches.add_parser(name, help=run.__doc__)
+        bench.set_defaults(run=run)
+        bench.add_argument("--threads", type=positive, help="of the processor; default: PyTorch's")
+        bench.add_argument("--json", type=Path, help="where the figures go")
+        if name in ("layers", "scaling"):
+            cells = NAMES if name == "layers" else NAMES[:4]
+            bench.add_argument("--cells", nargs="+", choices=cells, default=list(cells))
+        if name != "step":
+            bench.add_argument("--rounds", type=positive, default=3 if name == "epoch" else 15)
+        if name == "layers":
+            for size, default in (("length", 200), ("batch", 64), ("input", 64), ("hidden", 64)):
+                bench.add_argument(f"--{size}", type=positive, default=default)
+            bench.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+        if name == "step":
+            bench.add_argument("overrides", nargs="*", default=["experiment=report/custom_lstm"])
+        if name == "epoch":
+            bench.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    return top
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def layers(options: argparse.Namespace) -> dict[str, Any]:
+    """every implementation of every cell, beside PyTorch's layer"""
+    import torch
+
+    from .layers import layers
+
+    sizes = options.length, options.batch, options.input, options.hidden
+    threads = torch.get_num_threads()
+    return layers(options.cells, *sizes, threads, options.rounds, not options.no_compile)
+
+
+def step(options: argparse.Namespace) -> dict[str, Any]:
+    """where the time of a training step goes; takes overrides as training does"""
+    from .. import config
+    from .step import step
+
+    line = config.check([*options.overrides, *reviews()])
+    if line.mistakes:
+        print("\n".join(f"imdb_lightning: {mistake}" for mistake in line.mistakes), file=sys.stderr)
+        sys.exit(2)
+    return step(line.jobs[0])
+
+
+def epoch(options: argparse.Namespace) -> dict[str, Any]:
+    """a training epoch, beside a plain PyTorch script"""
+    import torch
+
+    from .epoch import epoch
+
+    overrides = reviews()
+    dataset = "synthetic reviews" if overrides else "IMDB reviews"
+    return epoch(options.ways, options.rounds, torch.get_num_threads(), overrides, dataset)
+
+
+def scaling(options: argparse.Namespace) -> dict[str, Any]:
+    """longer reviews, larger batches, wider layers: cost per token and peak memory"""
+    import torch
+
+    from .scaling import scaling
+
+    return scaling(options.cells, torch.get_num_threads(), options.rounds)
+
+
+def reviews() -> list[str]:
+    """Overrides that put the synthetic corpus in the place of reviews that are not here."""
+    import os
+
+    from ..data import sources
+
+    try:
+        sources.find(os.environ.get("IMDB_DATA"))
+    except sources.DataNotFound as error:
+        print(f"{error}\nmeasured on the synthetic corpus instead", file=sys.stderr)
+        return ["data.name=synthetic"]
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

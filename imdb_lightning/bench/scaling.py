@@ -1,0 +1,97 @@
+"""Cost per token and peak memory as the batch, the reviews and the layer grow.
+
+Dimensions: T steps, B reviews, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from .. import process
+from .layers import run_both, variants
+from .timing import in_turn, table
+
+
+SIZES = [  # (T, B, H); input 64
+    *((T, 64, 64) for T in (100, 200, 400, 800)),
+    *((200, B, 64) for B in (16, 32, 64, 128, 256, 512)),
+    *((200, 64, H) for H in (32, 64, 128, 256)),
+]
+INPUT = 64
+
+
+def scaling(names: list[str], threads: int, rounds: int) -> dict[str, Any]:
+    """Print and return nanoseconds per token, forward and backward, and MiB at the peak.
+
+    The peak is that of a process which runs this layer alone, above the same process before it.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    found, rows = [], []
+    head = ["cell T B H", "fused ns", "torch ns", "faster by", "fused MiB", "torch MiB"]
+    for name in names:
+        for T, B, H in dict.fromkeys(SIZES):
+            with spawn.Pool(1) as pool:
+                nanoseconds = pool.apply(cost, (name, T, B, H, threads, rounds))
+            memory = {}
+            for kind in nanoseconds:
+                with spawn.Pool(1) as pool:
+                    memory[kind] = pool.apply(peak, (name, kind, T, B, H, threads))
+            found.append(
+                {"cell": name, "T": T, "B": B, "H": H, "ns_per_token": nanoseconds, "MiB": memory}
+            )
+            fused, torchs = nanoseconds["fused native"], nanoseconds.get("torch")
+            rows.append(
+                [
+                    f"{name} {T} {B} {H}",
+                    f"{fused:.0f}",
+                    f"{torchs:.0f}" if torchs else "",
+                    f"{torchs / fused:.2f}x" if torchs else "",
+                    f"{memory['fused native']:.0f}",
+                    f"{memory['torch']:.0f}" if torchs else "",
+                ]
+            )
+    print(f"\nper token, forward and backward, input {INPUT}; medians of {rounds}")
+    print(table(head, rows))
+    return {"input": INPUT, "rounds": rounds, "sizes": found}
+
+
+def cost(name: str, T: int, B: int, H: int, threads: int, rounds: int) -> dict[str, float]:
+    """Nanoseconds per token of the native kernels and of PyTorch's layer, timed in turn."""
+    process.prepare()
+    torch.set_num_threads(threads)
+    x_TBI, grad_TBH = torch.randn(T, B, INPUT), torch.randn(T, B, H)
+    layers = chosen(name, H)
+    times = in_turn(
+        {kind: lambda layer=layer: run_both(layer, x_TBI, grad_TBH) for kind, layer in layers.items()},
+        rounds,
+    )
+    return {kind: taken.median * 1e6 / (T * B) for kind, taken in times.items()}
+
+
+def peak(name: str, kind: str, T: int, B: int, H: int, threads: int) -> float:
+    """MiB that forward and backward add to this process at most."""
+    process.prepare()
+    torch.set_num_threads(threads)
+    layer = chosen(name, H)[kind]
+    run_both(layer, torch.randn(2, 2, INPUT), torch.randn(2, 2, H))
+    x_TBI, grad_TBH = torch.randn(T, B, INPUT), torch.randn(T, B, H)
+    before = peak_so_far()
+    for _ in range(3):
+        run_both(layer, x_TBI, grad_TBH)
+    return peak_so_far() - before
+
+
+def peak_so_far() -> float:
+    """MiB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 2**20 if sys.platform == "darwin" else most / 2**10
+
+
+def chosen(name: str, H: int) -> dict[str, torch.nn.Module]:
+    kinds = variants(name, INPUT, H, compiled=False)
+    return {kind: layer for kind, layer in kinds.items() if kind in ("fused native", "torch")}

@@ -1,0 +1,110 @@
+"""Where a training step's time goes: the share of each part of it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import lightning
+import torch
+from omegaconf import DictConfig
+
+from ..data.module import ReviewData
+from ..model.classifier import Classifier
+from .timing import in_turn, product_of_matrices, table
+
+
+WARM_UP, STEPS = 20, 60  # steps that are left out, and that each of the two passes takes
+
+PARTS = {  # of the names that the profiler gives
+    "recurrent layer": ("WholeSequence", "lstm", "gru", "rnn_tanh", "mkldnn_rnn"),
+    "embedding": ("embedding", "Rows", "index_add", "scatter_add", "index_select"),
+    "optimizer": ("_fused_adam_", "Optimizer.zero_grad"),
+    "batches": ("enumerate(DataLoader)",),
+}
+
+
+class Stopwatch(lightning.Callback):
+    """Milliseconds a step without the profiler, then the profiler over as many steps."""
+
+    def __init__(self) -> None:
+        self.started = self.wall_ms = 0.0
+        self.profiler = torch.profiler.profile()
+
+    def on_train_batch_end(self, trainer: Any, model: Any, out: Any, batch: Any, step: int) -> None:
+        if step == WARM_UP:
+            self.started = time.perf_counter()
+        elif step == WARM_UP + STEPS:
+            self.wall_ms = (time.perf_counter() - self.started) / STEPS * 1e3
+            self.profiler.start()
+        elif step == WARM_UP + 2 * STEPS:
+            self.profiler.stop()
+            trainer.should_stop = True
+
+
+def step(cfg: DictConfig) -> dict[str, Any]:
+    """Print and return the milliseconds of each part of a training step of this configuration."""
+    data = ReviewData(cfg.data, cfg.seed)
+    data.setup()
+    lightning.seed_everything(cfg.seed, verbose=False)
+    model = Classifier.from_config(cfg.model, cfg.optim)
+    watch = Stopwatch()
+    trainer = quick_trainer(watch, limit_train_batches=WARM_UP + 2 * STEPS + 2)
+    trainer.fit(model, datamodule=data)
+
+    parts: dict[str, float] = defaultdict(float)
+    for event in watch.profiler.key_averages():
+        if event.key == "Optimizer.step#Adam.step":
+            continue  # Lightning runs the whole step inside it: what is left is Python
+        names = (part for part, keys in PARTS.items() if any(k in event.key for k in keys))
+        parts[next(names, "head, pooling, loss, record")] += (
+            event.self_cpu_time_total / STEPS / 1e3
+        )
+    parts["Python and Lightning"] = watch.wall_ms - sum(parts.values())
+    product, flops = product_of_matrices()
+    peak = flops / in_turn({"product": product}, rounds=10)["product"].median * 1e-6
+    products = cell_flops(cfg) / peak * 1e-6
+
+    rows = [[n, f"{ms:.2f}", f"{ms / watch.wall_ms:.0%}"] for n, ms in sorted_by_time(parts)]
+    rows.append(["a step", f"{watch.wall_ms:.2f}", "100%"])
+    print(f"\na training step of {cfg.model.name}, {cfg.data.batch_size} reviews, {cfg.data.name}")
+    print(table(["part", "ms", "share"], rows))
+    print(f"the recurrent layer's matrix products alone, at {peak:.0f} GFLOP/s: {products:.2f} ms")
+    return {
+        "step_ms": watch.wall_ms,
+        "parts_ms": dict(parts),
+        "products_ms": products,
+        "peak_gflops": peak,
+    }
+
+
+def sorted_by_time(parts: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(parts.items(), key=lambda item: -item[1])
+
+
+def cell_flops(cfg: DictConfig) -> float:
+    """Floating-point operations of the layer's products in one step, forward and backward.
+
+    For one layer in one direction over max_length steps, as the report's runs are.
+    """
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[cfg.model.name.removeprefix("custom_")]
+    H, I = cfg.model.hidden_size, cfg.model.embedding_size
+    return 6.0 * cfg.data.max_length * cfg.data.batch_size * gates * H * (I + H)
+
+
+def quick_trainer(*callbacks: lightning.Callback, **options: Any) -> lightning.Trainer:
+    """One epoch of training on the CPU, without validation, record or checkpoints."""
+    return lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        deterministic=True,
+        callbacks=list(callbacks),
+        logger=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        **options,
+    )

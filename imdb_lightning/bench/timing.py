@@ -1,0 +1,84 @@
+"""Timing things in turn, and what machine they ran on."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import torch
+
+from ..model.kernels.library import find_compiler, processor
+
+
+class Times(NamedTuple):
+    """Milliseconds of one thing over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.1f} ({self.least:.1f} to {self.most:.1f})"
+
+
+def in_turn(
+    things: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3
+) -> dict[str, Times]:
+    """Time each thing once a round, so that what slows the machine down slows them all."""
+    seconds: dict[str, list[float]] = {name: [] for name in things}
+    for number in range(warm_up + rounds):
+        for name, thing in things.items():
+            started = time.perf_counter()
+            thing()
+            if number >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {
+        name: Times(*(1e3 * f(taken) for f in (statistics.median, min, max)))
+        for name, taken in seconds.items()
+    }
+
+
+def product_of_matrices(size: int = 2048) -> tuple[Callable[[], object], float]:
+    """A large product, whose rate is the machine's peak, and its floating-point operations."""
+    matrix = torch.randn(size, size)
+    return lambda: matrix @ matrix, 2.0 * size**3
+
+
+def machine() -> dict[str, Any]:
+    """What the figures hold for."""
+    model = [line for line in processor().splitlines() if line.startswith("model name")]
+    return {
+        "when": datetime.now().isoformat(timespec="seconds"),
+        "processor": model[0].split(":")[1].strip() if model else processor(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "compiler": compiler(),
+    }
+
+
+def compiler() -> str | None:
+    try:
+        command = [*find_compiler(), "--version"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
+    except (RuntimeError, OSError, IndexError):
+        return None
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Text columns, the first to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

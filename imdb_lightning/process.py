@@ -23,7 +23,7 @@ def prepare(keep: bool = True) -> None:
     # many times more slowly. Threads take the flag over when they are made: before the first work.
     torch.set_flush_denormal(True)
     # Deterministic algorithms come with a fill of all new memory, which finds bugs and costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  untyped
     if keep:
         keep_memory()
 
@@ -41,7 +41,7 @@ def keep_memory() -> None:
 
 
 def share_cores(runs_at_once: int) -> None:
-    """No more threads than this run's part of the cores: two runs on all of them take turns to wait.
+    """No more threads than this run's part of the cores: two runs on all cores wait by turns.
 
     Fewer where OMP_NUM_THREADS says so.
     """

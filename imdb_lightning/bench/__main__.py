@@ -1,9 +1,9 @@
 """How fast it is, as ratios between things timed in turn; figures go to outputs/bench/ as JSON.
 
-    python -m imdb_lightning.bench layers            every implementation of every cell
-    python -m imdb_lightning.bench step              where a training step's time goes
-    python -m imdb_lightning.bench epoch             a training epoch, beside a plain PyTorch script
-    python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
+python -m imdb_lightning.bench layers            every implementation of every cell
+python -m imdb_lightning.bench step              where a training step's time goes
+python -m imdb_lightning.bench epoch             a training epoch, beside a plain PyTorch script
+python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
 """
 
 from __future__ import annotations

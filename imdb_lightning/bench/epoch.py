@@ -6,10 +6,10 @@ setting of one reaches another.
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import statistics
 import time
-from multiprocessing.pool import Pool
+from contextlib import ExitStack
 from typing import Any
 
 import lightning
@@ -18,17 +18,18 @@ import torch
 from .. import config, process
 from ..data.module import ReviewData
 from ..model.classifier import Classifier
+from ..train import quiet
 from .plain import PlainScript
 from .step import quick_trainer
-from .timing import table
+from .timing import own_process, table
 
 
-WAYS = {  # overrides of the report's hand-written LSTM; None: the plain script
+WAYS = {
     "fused": ["experiment=report/custom_lstm"],
     "compile": ["experiment=report/custom_lstm", "model.implementation=compile"],
     "loop": ["experiment=report/custom_lstm", "model.implementation=loop"],
     "nn.LSTM": ["experiment=report/lstm"],
-    "plain script": None,
+    "plain script": ["experiment=report/custom_lstm"],  # its sizes and reviews alone
 }
 
 worker: Worker  # of this process
@@ -46,10 +47,9 @@ class Worker:
     """One way of training, in a process of its own."""
 
     def __init__(self, way: str, threads: int, overrides: list[str]) -> None:
-        of_way = WAYS[way]
-        chosen = WAYS["fused"] if of_way is None else of_way
-        (cfg,) = config.check([*chosen, *overrides]).jobs
-        if of_way is not None:
+        (cfg,) = config.check([*WAYS[way], *overrides]).jobs
+        plain = way == "plain script"
+        if not plain:
             process.prepare()
         torch.set_num_threads(threads)
         self.data = ReviewData(cfg.data, cfg.seed)
@@ -57,11 +57,9 @@ class Worker:
         train = self.data.splits["train"]
         self.tokens = int(train.lengths.sum())
         lightning.seed_everything(cfg.seed, verbose=False)
-        if of_way is None:
+        if plain:
             sizes = cfg.data.vocab_size, cfg.data.max_length, cfg.data.batch_size
-            self.plain = PlainScript(
-                train, *sizes, cfg.model.embedding_size, cfg.model.hidden_size
-            )
+            self.plain = PlainScript(train, *sizes, cfg.model.embedding_size, cfg.model.hidden_size)
             self.epoch = self.plain.epoch
         else:
             self.model = Classifier.from_config(cfg.model, cfg.optim)
@@ -76,6 +74,8 @@ class Worker:
 
 def start(way: str, threads: int, overrides: list[str]) -> None:
     global worker
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    quiet()
     worker = Worker(way, threads, overrides)
 
 
@@ -90,22 +90,19 @@ def epoch(
 
     Tokens per second count the words of the reviews, not their padding.
     """
-    spawn = multiprocessing.get_context("spawn")
-    pools: dict[str, Pool] = {}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     tokens = 0
-    try:
-        for way in ways:
-            pools[way] = spawn.Pool(1, start, (way, threads, overrides))
+    with ExitStack() as stack:
+        processes = {
+            way: stack.enter_context(own_process(start, way, threads, overrides)) for way in ways
+        }
         for number in range(rounds + 1):
-            for way in ways:
-                taken, tokens = pools[way].apply(one_epoch)
-                print(f"{'warm-up' if number == 0 else f'round {number}'}: {way}: {taken:.1f} s")
+            for way, one in processes.items():
+                taken, tokens = one.submit(one_epoch).result()
+                name = f"round {number}" if number > 0 else "warm-up"
+                print(f"{name}: {way}: {taken:.1f} s", flush=True)
                 if number > 0:
                     seconds[way].append(taken)
-    finally:
-        for pool in pools.values():
-            pool.terminate()
     medians = {way: statistics.median(taken) for way, taken in seconds.items()}
     rows = [
         [

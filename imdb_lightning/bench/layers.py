@@ -6,10 +6,10 @@ Dimensions: T steps, B reviews, I input size, H hidden size.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from ..model.backbones import Unrolled
 from ..model.cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from ..model.compiled import Compiled
 from ..model.fused import PORTABLE, Fused
-from .timing import in_turn, product_of_matrices, table
+from .timing import in_turn, own_process, product_of_matrices, table
 
 
 class MinimalCell(Cell):
@@ -67,11 +67,11 @@ def layers(
     Twice, each time in a process of its own: with memory as it comes, which is how PyTorch runs
     everywhere, and kept as this project's training does (process.keep_memory).
     """
-    spawn = multiprocessing.get_context("spawn")
     found = {}
     for memory in MEMORY:
-        with spawn.Pool(1, process_for, (memory, threads)) as pool:
-            found[memory] = pool.apply(one_table, (names, T, B, I, H, rounds, compiled, memory))
+        with own_process(process_for, memory, threads) as one:
+            table = one.submit(one_table, names, T, B, I, H, rounds, compiled, memory)
+            found[memory] = table.result()
     return {"sizes": {"T": T, "B": B, "I": I, "H": H}, "rounds": rounds, "memory": found}
 
 
@@ -95,9 +95,11 @@ def one_table(
             label = f"{name} {kind}"
             if kind == "compile":
                 compile_seconds[name] = first_run(layer, x_TBI, grad_TBH)
-            forward[label] = lambda layer=layer: run_forward(layer, x_TBI)
-            both[label] = lambda layer=layer: run_both(layer, x_TBI, grad_TBH)
-    packed = {f"{n} packed": packed_run(n, I, H, x_TBI, grad_TBH) for n in names if SUBJECTS[n].torchs}
+            forward[label] = partial(run_forward, layer, x_TBI)
+            both[label] = partial(run_both, layer, x_TBI, grad_TBH)
+    packed = {
+        f"{n} packed": packed_run(n, I, H, x_TBI, grad_TBH) for n in names if SUBJECTS[n].torchs
+    }
     times_forward, times_both = in_turn(forward, rounds), in_turn(both, rounds)
     times_packed = in_turn(packed, rounds=3, warm_up=1)
 
@@ -135,7 +137,15 @@ def one_table(
                     f"{rate / peak:.0%}",
                 ]
             )
-    head = ["layer", "forward ms", "forward+backward ms", "vs torch", "vs loop", "GFLOP/s", "of peak"]
+    head = [
+        "layer",
+        "forward ms",
+        "forward+backward ms",
+        "vs torch",
+        "vs loop",
+        "GFLOP/s",
+        "of peak",
+    ]
     print(
         f"\n{T} steps, {B} reviews, input {I}, hidden {H}, memory {memory}; "
         f"medians of {rounds} rounds (range)"
@@ -188,9 +198,7 @@ def first_run(layer: nn.Module, x_TBI: Tensor, grad_TBH: Tensor) -> float:
     return time.perf_counter() - started
 
 
-def packed_run(
-    name: str, I: int, H: int, x_TBI: Tensor, grad_TBH: Tensor
-) -> Callable[[], object]:
+def packed_run(name: str, I: int, H: int, x_TBI: Tensor, grad_TBH: Tensor) -> Callable[[], object]:
     """PyTorch's layer on packed sequences of full length, which take its slower way."""
     layer = SUBJECTS[name].torchs(I, H)
     T, B, _ = x_TBI.shape

@@ -5,16 +5,16 @@ Dimensions: T steps, B reviews, I input size, H hidden size.
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import sys
+from functools import partial
 from typing import Any
 
 import torch
 
 from .. import process
 from .layers import run_both, variants
-from .timing import in_turn, table
+from .timing import in_turn, own_process, table
 
 
 SIZES = [  # (T, B, H); input 64
@@ -30,17 +30,16 @@ def scaling(names: list[str], threads: int, rounds: int) -> dict[str, Any]:
 
     The peak is that of a process which runs this layer alone, above the same process before it.
     """
-    spawn = multiprocessing.get_context("spawn")
     found, rows = [], []
     head = ["cell T B H", "fused ns", "torch ns", "faster by", "fused MiB", "torch MiB"]
     for name in names:
         for T, B, H in dict.fromkeys(SIZES):
-            with spawn.Pool(1) as pool:
-                nanoseconds = pool.apply(cost, (name, T, B, H, threads, rounds))
+            with own_process() as one:
+                nanoseconds = one.submit(cost, name, T, B, H, threads, rounds).result()
             memory = {}
             for kind in nanoseconds:
-                with spawn.Pool(1) as pool:
-                    memory[kind] = pool.apply(peak, (name, kind, T, B, H, threads))
+                with own_process() as one:
+                    memory[kind] = one.submit(peak, name, kind, T, B, H, threads).result()
             found.append(
                 {"cell": name, "T": T, "B": B, "H": H, "ns_per_token": nanoseconds, "MiB": memory}
             )
@@ -67,7 +66,7 @@ def cost(name: str, T: int, B: int, H: int, threads: int, rounds: int) -> dict[s
     x_TBI, grad_TBH = torch.randn(T, B, INPUT), torch.randn(T, B, H)
     layers = chosen(name, H)
     times = in_turn(
-        {kind: lambda layer=layer: run_both(layer, x_TBI, grad_TBH) for kind, layer in layers.items()},
+        {kind: partial(run_both, layer, x_TBI, grad_TBH) for kind, layer in layers.items()},
         rounds,
     )
     return {kind: taken.median * 1e6 / (T * B) for kind, taken in times.items()}

@@ -58,9 +58,7 @@ def step(cfg: DictConfig) -> dict[str, Any]:
         if event.key == "Optimizer.step#Adam.step":
             continue  # Lightning runs the whole step inside it: what is left is Python
         names = (part for part, keys in PARTS.items() if any(k in event.key for k in keys))
-        parts[next(names, "head, pooling, loss, record")] += (
-            event.self_cpu_time_total / STEPS / 1e3
-        )
+        parts[next(names, "head, pooling, loss, record")] += event.self_cpu_time_total / STEPS / 1e3
     parts["Python and Lightning"] = watch.wall_ms - sum(parts.values())
     product, flops = product_of_matrices()
     peak = flops / in_turn({"product": product}, rounds=10)["product"].median * 1e-6

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -41,6 +43,12 @@ def in_turn(
         name: Times(*(1e3 * f(taken) for f in (statistics.median, min, max)))
         for name, taken in seconds.items()
     }
+
+
+def own_process(prepare: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+    """A fresh process that first does `prepare(*arguments)`, then what it is given."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=spawn, initializer=prepare, initargs=arguments)
 
 
 def product_of_matrices(size: int = 2048) -> tuple[Callable[[], object], float]:

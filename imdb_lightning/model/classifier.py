@@ -69,7 +69,9 @@ class Pass:
         if self.count == 0 and kept != [(column.dtype, column.device) for column in batch]:
             self.columns = [column.new_empty(2**15) for column in batch]
         while end > len(self.columns[0]):
-            self.columns = [torch.cat([column, torch.empty_like(column)]) for column in self.columns]
+            self.columns = [
+                torch.cat([column, torch.empty_like(column)]) for column in self.columns
+            ]
         for column, part in zip(self.columns, batch, strict=True):
             column[self.count : end] = part
         self.count = end

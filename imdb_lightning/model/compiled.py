@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from functools import cache
 from itertools import count
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -37,9 +38,14 @@ class Compiled(nn.Module):
         super().__init__()
         self.cell = cell
         self.hoists = type(cell).forward is Cell.forward
-        # Recompilations are counted for each layer apart, or a grid of models would run out of them.
+        # A copy, since torch.compile counts a function's programs and stops at eight: a grid of
+        # models would share them.
+        own = FunctionType(unroll.__code__.replace(), unroll.__globals__)
         self.chunk: Any = torch.compile(
-            unroll, dynamic=True, fullgraph=True, isolate_recompiles=True
+            own,
+            dynamic=True,
+            fullgraph=True,
+            options={"cpp_wrapper": True},  # no Python between the products of the steps
         )
         self.tried: set[bool] = set()
 
@@ -48,7 +54,7 @@ class Compiled(nn.Module):
     ) -> tuple[Tensor, State]:
         """As that of `Unrolled`."""
         if torch.is_grad_enabled() not in self.tried:
-            self._try()
+            self._try(x_TBI.shape[1])
         B = x_TBI.shape[1]
         if state is None:
             state = self.cell.initial_state(B)
@@ -70,16 +76,17 @@ class Compiled(nn.Module):
             h_pieces.append(h_piece)
         return torch.cat(h_pieces)[:, :B], tuple(s[:B] for s in state)
 
-    def _try(self) -> None:
+    def _try(self, batch_size: int) -> None:
         """Compile on a batch of zeros, forward and backward; where that fails, do without.
 
-        The batch has a size that the cell has nowhere else: torch.compile takes equal sizes for one.
+        The batch has about the size that is coming, for which torch.compile shares out the work,
+        but one that the cell has nowhere else, since it takes equal sizes for one and the same.
         """
         training = torch.is_grad_enabled()
         self.tried.add(training)
         parameters = [p for p in self.cell.parameters() if p.requires_grad]
         taken = {CHUNK, *(size for parameter in parameters for size in parameter.shape)}
-        B = next(size for size in count(3) if size not in taken)
+        B = next(size for size in count(max(3, batch_size)) if size not in taken)
         x_TBI = self.cell.weight_hh.new_zeros(CHUNK, B, self.cell.input_size)
         try:
             with torch.random.fork_rng(devices=[]):

@@ -1,9 +1,10 @@
 """The hand-written cells over whole sequences, forward and backward, without autograd inside.
 
-The equations are those of cells.py, in another order of work: what the input brings to the gates of
-all steps is one large product, so are the gradients of the weights, and only what depends on h_{t-1}
-stands in the loop over time. On a CPU in float32 the loops are those of kernels/recurrent.c; the
-classes below are the same for any device and type, and for machines without a C compiler.
+The equations are those of cells.py, in another order of work: what the input brings to the gates
+of all steps is one large product, so are the gradients of the weights, and only what depends on
+h_{t-1} stands in the loop over time. On a CPU in float32 the loops are those of
+kernels/recurrent.c; the classes below are the same for any device and type, and for machines
+without a C compiler.
 
 Dimensions: T steps, B reviews, I input size, H hidden size, G gates.
 """
@@ -21,6 +22,8 @@ from .backbones import ended
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from .kernels import Native, Weights
 
+
+Saved = tuple[Tensor, ...]  # what a forward pass keeps for the backward pass
 
 # d (1 - y) y and d (1 - y^2): the gradients of sigmoid and tanh by their results.
 sigmoid_back = torch.ops.aten.sigmoid_backward
@@ -56,12 +59,18 @@ class Fused(nn.Module):
             inputs = [tensor.to(cell.weight_hh.dtype).contiguous() for tensor in (x_TBI, *state)]
             lengths_B = None if lengths_B is None else lengths_B.contiguous()
             keep = torch.is_grad_enabled()
-            h_TBH, *last = WholeSequence.apply(self._passes(x_TBI), keep, lengths_B, *weights, *inputs)
+            h_TBH, *last = WholeSequence.apply(
+                self._passes(x_TBI), keep, lengths_B, *weights, *inputs
+            )
         return h_TBH, tuple(last)
 
     def _passes(self, x_TBI: Tensor) -> Any:
         passes = None
-        if self.native and x_TBI.device.type == "cpu" and self.cell.weight_hh.dtype == torch.float32:
+        if (
+            self.native
+            and x_TBI.device.type == "cpu"
+            and self.cell.weight_hh.dtype == torch.float32
+        ):
             passes = Native.of(self.cell)
         return passes or PORTABLE[type(self.cell)](self.cell)
 
@@ -113,7 +122,7 @@ class Portable:
 
     def forward(
         self, x_TBI: Tensor, weights: Weights, state: State, lengths_B: Tensor | None, keep: bool
-    ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+    ) -> tuple[Tensor, State, Saved]:
         """Output h_TBH, the last state, and what `backward` needs besides."""
         ended_TB1 = ended(x_TBI, lengths_B)
         if ended_TB1 is not None:
@@ -130,7 +139,7 @@ class Portable:
         state: State,
         lengths_B: Tensor | None,
         h_TBH: Tensor,
-        saved: tuple[Tensor, ...],
+        saved: Saved,
         grad_h_TBH: Tensor,
         grad_last: State,
         wants_x: bool,
@@ -163,7 +172,7 @@ class Portable:
         state: State,
         ended_TB1: Tensor | None,
         h_TBH: Tensor,
-    ) -> tuple[State, tuple[Tensor, ...]]:
+    ) -> tuple[State, Saved]:
         """Fill h_TBH; gates_TBG holds W x + bias and may be written to.
 
         Returns the last state and what is saved.
@@ -177,14 +186,14 @@ class Portable:
         ended_TB1: Tensor | None,
         before_TBH: Tensor,
         h_TBH: Tensor,
-        saved: tuple[Tensor, ...],
+        saved: Saved,
         grad_h_TBH: Tensor,
         grad_last: State,
     ) -> Loop:
         raise NotImplementedError
 
     def grad_state_weights(
-        self, grad_state_TBG: Tensor, before_TBH: Tensor, saved: tuple[Tensor, ...]
+        self, grad_state_TBG: Tensor, before_TBH: Tensor, saved: Saved
     ) -> Tensor:
         return outer(grad_state_TBG, before_TBH)
 
@@ -221,7 +230,14 @@ def enumerate_back(all_steps: list[tuple[Tensor, ...]]) -> Iterator[tuple[int, t
 
 
 class PortableRNN(Portable):
-    def loop(self, gates_TBG, weights, state, ended_TB1, h_TBH):
+    def loop(
+        self,
+        gates_TBG: Tensor,
+        weights: Weights,
+        state: State,
+        ended_TB1: Tensor | None,
+        h_TBH: Tensor,
+    ) -> tuple[State, Saved]:
         (h_BH,) = state
         for t, (sum_BH, next_BH) in enumerate(steps(gates_TBG, h_TBH)):
             torch.tanh(sum_BH.addmm_(h_BH, weights.state.T), out=next_BH)
@@ -230,8 +246,16 @@ class PortableRNN(Portable):
         return (h_BH,), ()
 
     def loop_back(
-        self, weights, state, ended_TB1, before_TBH, h_TBH, saved, grad_h_TBH, grad_last
-    ):
+        self,
+        weights: Weights,
+        state: State,
+        ended_TB1: Tensor | None,
+        before_TBH: Tensor,
+        h_TBH: Tensor,
+        saved: Saved,
+        grad_h_TBH: Tensor,
+        grad_last: State,
+    ) -> Loop:
         d_TBH = 1 - h_TBH.square()  # what the gradient of h is multiplied by, then the product
         if ended_TB1 is not None:
             d_TBH.masked_fill_(ended_TB1, 0)
@@ -243,7 +267,14 @@ class PortableRNN(Portable):
 
 
 class PortableLSTM(Portable):
-    def loop(self, gates_TBG, weights, state, ended_TB1, h_TBH):
+    def loop(
+        self,
+        gates_TBG: Tensor,
+        weights: Weights,
+        state: State,
+        ended_TB1: Tensor | None,
+        h_TBH: Tensor,
+    ) -> tuple[State, Saved]:
         H = h_TBH.shape[2]
         h_BH, c_BH = state
         weight_HG = weights.state.T.contiguous()
@@ -265,13 +296,21 @@ class PortableLSTM(Portable):
         return (h_BH, c_BH), (gates_TBG, c_TBH, squashed_TBH)
 
     def loop_back(
-        self, weights, state, ended_TB1, before_TBH, h_TBH, saved, grad_h_TBH, grad_last
-    ):
+        self,
+        weights: Weights,
+        state: State,
+        ended_TB1: Tensor | None,
+        before_TBH: Tensor,
+        h_TBH: Tensor,
+        saved: Saved,
+        grad_h_TBH: Tensor,
+        grad_last: State,
+    ) -> Loop:
         gates_TBG, c_TBH, squashed_TBH = saved
         T, B, H = h_TBH.shape
         i, f, g, o = gates_TBG.split(H, 2)
         before_c_TBH = torch.cat([state[1].unsqueeze(0), c_TBH[:-1]])
-        # What the gradients of c (for i, f, g) and of h (for o) are multiplied by, then the products.
+        # What the gradients of c (for i, f, g) and h (for o) are multiplied by, then the products.
         d_TBG = torch.empty_like(gates_TBG)
         d_i, d_f, d_g, d_o = d_TBG.split(H, 2)
         sigmoid_back.grad_input(g, i, grad_input=d_i)
@@ -299,26 +338,32 @@ class PortableLSTM(Portable):
 class PortableGRU(Portable):
     """Both resets. They share all but the candidate's product with the state."""
 
-    def __init__(self, cell: GRUCell) -> None:
+    def __init__(self, cell: Cell) -> None:
+        assert isinstance(cell, GRUCell)
         self.before = cell.reset == "before"
 
-    def bias(self, weights):
+    def bias(self, weights: Weights) -> Tensor:
         if self.before:
             return super().bias(weights)
         without_n = weights.state_bias.clone()
         without_n[2 * len(without_n) // 3 :] = 0
         return weights.input_bias + without_n
 
-    def loop(self, gates_TBG, weights, state, ended_TB1, h_TBH):
+    def loop(
+        self,
+        gates_TBG: Tensor,
+        weights: Weights,
+        state: State,
+        ended_TB1: Tensor | None,
+        h_TBH: Tensor,
+    ) -> tuple[State, Saved]:
         H = h_TBH.shape[2]
         (h_BH,) = state
         weight_rz_HG = weights.state[: 2 * H].T.contiguous()
         weight_n_HH = weights.state[2 * H :].T.contiguous()
         bias_n_H = weights.state_bias[2 * H :]
         product_TBH = torch.empty_like(h_TBH)  # before: r * h; after: U_n h + b_hn
-        all_steps = steps(
-            gates_TBG[..., : 2 * H], *gates_TBG.split(H, 2), product_TBH, h_TBH
-        )
+        all_steps = steps(gates_TBG[..., : 2 * H], *gates_TBG.split(H, 2), product_TBH, h_TBH)
         for t, (rz, r, z, n, product, next_h) in enumerate(all_steps):
             rz.addmm_(h_BH, weight_rz_HG).sigmoid_()
             if self.before:
@@ -332,8 +377,16 @@ class PortableGRU(Portable):
         return (h_BH,), (gates_TBG, product_TBH)
 
     def loop_back(
-        self, weights, state, ended_TB1, before_TBH, h_TBH, saved, grad_h_TBH, grad_last
-    ):
+        self,
+        weights: Weights,
+        state: State,
+        ended_TB1: Tensor | None,
+        before_TBH: Tensor,
+        h_TBH: Tensor,
+        saved: Saved,
+        grad_h_TBH: Tensor,
+        grad_last: State,
+    ) -> Loop:
         gates_TBG, product_TBH = saved
         H = h_TBH.shape[2]
         r, z, n = gates_TBG.split(H, 2)
@@ -357,7 +410,15 @@ class PortableGRU(Portable):
             return self._back_before(weights, d_TBG, r, z, dh_BH, above(grad_h_TBH))
         return self._back_after(weights, d_TBG, d_state_TBG, z, dh_BH, above(grad_h_TBH))
 
-    def _back_after(self, weights, d_TBG, d_state_TBG, z, dh_BH, above_TBH):
+    def _back_after(
+        self,
+        weights: Weights,
+        d_TBG: Tensor,
+        d_state_TBG: Tensor,
+        z: Tensor,
+        dh_BH: Tensor,
+        above_TBH: Tensor,
+    ) -> Loop:
         T, B, H = z.shape
         dh_TBH = torch.empty_like(above_TBH)
         all_steps = steps(d_state_TBG, d_state_TBG.view(T, B, 3, H), z, above_TBH, dh_TBH)
@@ -369,13 +430,19 @@ class PortableGRU(Portable):
         d_TBG[..., 2 * H :] *= dh_TBH
         return Loop(d_TBG, d_state_TBG, (dh_BH,))
 
-    def _back_before(self, weights, d_TBG, r, z, dh_BH, above_TBH):
+    def _back_before(
+        self,
+        weights: Weights,
+        d_TBG: Tensor,
+        r: Tensor,
+        z: Tensor,
+        dh_BH: Tensor,
+        above_TBH: Tensor,
+    ) -> Loop:
         T, B, H = z.shape
         weight_rz_GH, weight_n_HH = weights.state[: 2 * H], weights.state[2 * H :]
         zn_TB2H = d_TBG.view(T, B, 3, H)[:, :, 1:]
-        all_steps = steps(
-            d_TBG[..., : 2 * H], zn_TB2H, *d_TBG.split(H, 2)[::2], r, z, above_TBH
-        )
+        all_steps = steps(d_TBG[..., : 2 * H], zn_TB2H, *d_TBG.split(H, 2)[::2], r, z, above_TBH)
         for _, (d_rz, d_zn, d_r, d_n, r_BH, z_BH, above_BH) in enumerate_back(all_steps):
             d_zn.mul_(dh_BH.unsqueeze(1))
             dreset_BH = torch.mm(d_n, weight_n_HH)
@@ -384,7 +451,9 @@ class PortableGRU(Portable):
             dh_BH.addmm_(d_rz, weight_rz_GH)
         return Loop(d_TBG, d_TBG, (dh_BH,))
 
-    def grad_state_weights(self, grad_state_TBG, before_TBH, saved):
+    def grad_state_weights(
+        self, grad_state_TBG: Tensor, before_TBH: Tensor, saved: Saved
+    ) -> Tensor:
         H = before_TBH.shape[2]
         left_TBH = saved[1] if self.before else before_TBH
         rz, n = grad_state_TBG[..., : 2 * H], grad_state_TBG[..., 2 * H :]

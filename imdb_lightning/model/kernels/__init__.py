@@ -94,7 +94,8 @@ class Native:
         inputs, states = self._by_gates(weights)
         h_TBH = x_TBI.new_empty(T, B, H)
         last = tuple(torch.empty_like(s) for s in state)
-        saved = (x_TBI.new_empty(T, B, self.layout.saved * self._whole(H)),) if keep else ()
+        columns = self.layout.saved * self._whole(H)
+        saved = x_TBI.new_empty(T, B, columns) if keep else None
         self._run(
             x_TBI,
             state,
@@ -105,9 +106,9 @@ class Native:
             h=h_TBH,
             h_last=last[0],
             c_last=last[-1],
-            saved=saved[0] if keep else None,
+            saved=saved,
         )
-        return h_TBH, last, saved
+        return h_TBH, last, () if saved is None else (saved,)
 
     def backward(
         self,

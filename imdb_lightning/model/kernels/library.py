@@ -57,7 +57,7 @@ def library() -> ctypes.CDLL | None:
 def find_compiler() -> list[str]:
     """$CC, or the system's C compiler. Raises RuntimeError where there is none."""
     command = shlex.split(os.environ.get("CC", ""))
-    for name in (command[:1] or ("cc", "gcc", "clang")):
+    for name in command[:1] or ("cc", "gcc", "clang"):
         if shutil.which(name):
             return command or [name]
     raise RuntimeError("there is no C compiler (cc, gcc, clang or $CC)")

@@ -4,7 +4,7 @@
 
 The way from this command to the equations: `__main__.main` -> `train.train` ->
 `model.classifier.Classifier._step` -> `model.backbones.Backbone.forward` ->
-`model.cells.LSTMCell.forward`.
+`model.cells.LSTMCell.step`, or its fast equal in `model.fused` and `model/kernels/recurrent.c`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -306,6 +306,8 @@ def _check_job(
             wrong = _wrong_choice(override, groups[key])
             chosen += [] if wrong else [str(override.input_line)]
             mistakes += [wrong] if wrong else []
+        elif key.startswith("hydra/"):  # such as hydra/launcher: Hydra knows its options
+            chosen.append(str(override.input_line))
         else:
             values.append(override)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,13 @@ from imdb_lightning import config
 
 REAL = os.environ.get("IMDB_DATA")
 
+# Where what is built while tests are collected is kept, and no longer than they run.
+CACHE = tempfile.TemporaryDirectory(prefix="imdb_lightning-")
+os.environ["IMDB_LIGHTNING_CACHE"] = CACHE.name
+
 # Small tensors are fastest on one thread, also where other work shares the cores.
-torch.set_num_threads(1)
+THREADS = "1"
+torch.set_num_threads(int(THREADS))
 
 # What the default experiment=smoke takes from disk and time, less than half again.
 TINY = (
@@ -38,7 +44,7 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMDB_LIGHTNING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", THREADS)
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def environment(folder: Path) -> dict[str, str]:
         "IMDB_LIGHTNING_CACHE": str(folder / "cache"),
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": THREADS,
     }
 
 

@@ -113,6 +113,7 @@ WRONG = {
     "model.pooling=average": ["one of mean, max, last, mean_max, mean_padded"],
     "model.pooling=meanmax": ["did you mean mean_max?"],
     "model.loss=entropy": ["one of cross_entropy, nll, nll_on_raw_logits"],
+    "model.implementation=loop": ["no key model.implementation"],  # of the default, PyTorch's LSTM
     "model.bidirectional=1": ["one of true, false"],
     "trainer.accelerator=tpu": ["one of auto, cpu, gpu"],
     "trainer.devices=2": ["a list of one device number"],
@@ -123,6 +124,7 @@ WRONG = {
     # not an override at all, or a grid without -m
     "model": ["model: "],
     "optim.lr=[": ["optim.lr=["],
+    "hydra/launcher=nowhere": ["Could not find 'hydra/launcher/nowhere'"],
     "model=rnn,lstm": ["add -m"],
     "experiment=glob(report/*)": ["add -m"],
 }
@@ -134,6 +136,15 @@ def test_a_mistake_is_one_line_that_says_what_to_do(override: str) -> None:
     assert "\n" not in line
     assert len(line) < 400
     assert [text for text in WRONG[override] if text not in line] == []
+
+
+def test_a_hand_written_cell_needs_an_implementation() -> None:
+    told = "it takes one of fused, compile, loop; did you mean loop?"
+    assert told in mistakes("model=custom_rnn", "model.implementation=loops")[0]
+    cfg = composed("model=custom_rnn")
+    del cfg.model.implementation
+    (line,) = config.wrong_values(cfg)
+    assert line == "model.implementation is missing: one of fused, compile, loop"
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -173,6 +184,7 @@ RIGHT = [
     "data.cache_dir=null",
     "optim.lr=1e-3",
     "hydra.job.chdir=false",
+    "hydra/launcher=basic",
 ]
 
 

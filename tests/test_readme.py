@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from imdb_lightning import config
+from imdb_lightning.bench import __main__ as bench
 from tests.conftest import TINY, command, environment
 
 
@@ -31,6 +32,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
+BENCH = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning.bench"]]
 OURS = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning"]]
 
 
@@ -44,6 +46,11 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
 def test_commands_have_no_mistake(arguments: list[str]) -> None:
     overrides = [text for text in arguments if "=" in text]
     assert config.check(overrides, multirun="-m" in arguments).mistakes == []
+
+
+@pytest.mark.parametrize("arguments", BENCH, ids=" ".join)
+def test_bench_commands_have_no_mistake(arguments: list[str]) -> None:
+    bench.parser().parse_args(arguments)
 
 
 def test_make_has_the_targets() -> None:

@@ -203,6 +203,18 @@ def test_each_model_trains_to_the_same_bits_twice(name: str, tmp_path: Path) -> 
     assert without_times(first) == without_times(second)
 
 
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [("custom_lstm", "loop"), pytest.param("custom_lstm", "compile", marks=pytest.mark.slow)],
+)
+def test_each_implementation_trains_to_the_same_bits_twice(
+    name: str, implementation: str, tmp_path: Path
+) -> None:
+    overrides = [*TINY, f"model={name}", f"model.implementation={implementation}"]
+    first, second = (train(composed(*overrides), tmp_path / run) for run in ("1", "2"))
+    assert without_times(first) == without_times(second)
+
+
 # Kinds of runs
 
 

@@ -32,7 +32,8 @@ class Stopwatch(lightning.Callback):
         self.started = self.wall_ms = 0.0
         self.profiler = torch.profiler.profile()
 
-    def on_train_batch_end(self, trainer: Any, model: Any, out: Any, batch: Any, step: int) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        step = trainer.global_step
         if step == WARM_UP:
             self.started = time.perf_counter()
         elif step == WARM_UP + STEPS:
@@ -40,7 +41,6 @@ class Stopwatch(lightning.Callback):
             self.profiler.start()
         elif step == WARM_UP + 2 * STEPS:
             self.profiler.stop()
-            trainer.should_stop = True
 
 
 def step(cfg: DictConfig) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def step(cfg: DictConfig) -> dict[str, Any]:
     lightning.seed_everything(cfg.seed, verbose=False)
     model = Classifier.from_config(cfg.model, cfg.optim)
     watch = Stopwatch()
-    trainer = quick_trainer(watch, limit_train_batches=WARM_UP + 2 * STEPS + 2)
+    trainer = quick_trainer(watch, max_epochs=-1, max_steps=WARM_UP + 2 * STEPS)
     trainer.fit(model, datamodule=data)
 
     parts: dict[str, float] = defaultdict(float)
@@ -94,7 +94,7 @@ def cell_flops(cfg: DictConfig) -> float:
 def quick_trainer(*callbacks: lightning.Callback, **options: Any) -> lightning.Trainer:
     """One epoch of training on the CPU, without validation, record or checkpoints."""
     return lightning.Trainer(
-        max_epochs=1,
+        **{"max_epochs": 1, **options},
         accelerator="cpu",
         deterministic=True,
         callbacks=list(callbacks),
@@ -104,5 +104,4 @@ def quick_trainer(*callbacks: lightning.Callback, **options: Any) -> lightning.T
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        **options,
     )

@@ -6,6 +6,7 @@ Dimensions: T steps, B reviews, I input size, H hidden size.
 from __future__ import annotations
 
 import logging
+import warnings
 from functools import cache
 from itertools import count
 from types import FunctionType
@@ -38,15 +39,7 @@ class Compiled(nn.Module):
         super().__init__()
         self.cell = cell
         self.hoists = type(cell).forward is Cell.forward
-        # A copy, since torch.compile counts a function's programs and stops at eight: a grid of
-        # models would share them.
-        own = FunctionType(unroll.__code__.replace(), unroll.__globals__)
-        self.chunk: Any = torch.compile(
-            own,
-            dynamic=True,
-            fullgraph=True,
-            options={"cpp_wrapper": True},  # no Python between the products of the steps
-        )
+        self.chunk: Any = unroll  # until `_try` has compiled it
         self.tried: set[bool] = set()
 
     def forward(
@@ -54,7 +47,7 @@ class Compiled(nn.Module):
     ) -> tuple[Tensor, State]:
         """As that of `Unrolled`."""
         if torch.is_grad_enabled() not in self.tried:
-            self._try(x_TBI.shape[1])
+            self._try(x_TBI)
         B = x_TBI.shape[1]
         if state is None:
             state = self.cell.initial_state(B)
@@ -76,25 +69,31 @@ class Compiled(nn.Module):
             h_pieces.append(h_piece)
         return torch.cat(h_pieces)[:, :B], tuple(s[:B] for s in state)
 
-    def _try(self, batch_size: int) -> None:
+    def _try(self, like_TBI: Tensor) -> None:
         """Compile on a batch of zeros, forward and backward; where that fails, do without.
 
         The batch has about the size that is coming, for which torch.compile shares out the work,
         but one that the cell has nowhere else, since it takes equal sizes for one and the same.
         """
         training = torch.is_grad_enabled()
+        if not self.tried:
+            # A copy, since torch.compile counts a function's programs and stops at eight: a grid
+            # of models would share them. C++ calls one product after the other, not Python.
+            own = FunctionType(unroll.__code__.replace(), unroll.__globals__)
+            options: Any = {"cpp_wrapper": like_TBI.device.type == "cpu"}
+            self.chunk = torch.compile(own, dynamic=True, fullgraph=True, options=options)
         self.tried.add(training)
         parameters = [p for p in self.cell.parameters() if p.requires_grad]
         taken = {CHUNK, *(size for parameter in parameters for size in parameter.shape)}
-        B = next(size for size in count(max(3, batch_size)) if size not in taken)
+        B = next(size for size in count(max(3, like_TBI.shape[1])) if size not in taken)
         x_TBI = self.cell.weight_hh.new_zeros(CHUNK, B, self.cell.input_size)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's own, of what it calls while compiling
                 h_TBH, _ = self(x_TBI.requires_grad_(training))
                 if training:
                     torch.autograd.grad(h_TBH.sum(), parameters, allow_unused=True)
         except Exception as error:  # noqa: BLE001  torch.compile fails in many ways
             self.chunk = unroll
-            reason = (str(error).strip().splitlines() or [""])[0]
-            name = type(self.cell).__name__
-            warn_once(f"{name} is unrolled, not compiled: {type(error).__name__}: {reason}")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            warn_once(f"{type(self.cell).__name__} is unrolled, not compiled: {reason}")

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from imdb_lightning import GRUCell, LSTMCell, RNNCell
 from imdb_lightning.model.backbones import Backbone, Unrolled
+from imdb_lightning.model.fused import Fused
 
 
 SIZE, H = 5, 4
@@ -30,6 +31,10 @@ LAYERS: dict[str, tuple[Maker, Any]] = {
     "RNNCell": (lambda i, h: Unrolled(RNNCell(i, h)), nn.RNN),
     "LSTMCell": (lambda i, h: Unrolled(LSTMCell(i, h)), nn.LSTM),
     "GRUCell after": (lambda i, h: Unrolled(GRUCell(i, h, reset="after")), nn.GRU),
+    "RNNCell fused": (lambda i, h: Fused(RNNCell(i, h)), nn.RNN),
+    "LSTMCell fused": (lambda i, h: Fused(LSTMCell(i, h)), nn.LSTM),
+    "GRUCell after fused": (lambda i, h: Fused(GRUCell(i, h, reset="after")), nn.GRU),
+    "GRUCell before fused": (lambda i, h: Fused(GRUCell(i, h, reset="before")), None),
     "GRUCell before": (lambda i, h: Unrolled(GRUCell(i, h, reset="before")), None),
 }
 WITH_REFERENCE = [name for name, (_, reference) in LAYERS.items() if reference]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from imdb_lightning.config import RULES
 from imdb_lightning.model import classifier as classifiers
-from imdb_lightning.model.classifier import LOSSES, POOLINGS, Classifier
+from imdb_lightning.model.classifier import LOSSES, POOLINGS, Classifier, Pass
+from imdb_lightning.model.embedding import Embedding
 from tests.conftest import composed
 
 
@@ -90,8 +91,9 @@ def test_last_takes_the_final_state_of_both_directions() -> None:
 def test_poolings_are_what_they_say(name: str) -> None:
     torch.manual_seed(1)
     h_TBH = torch.randn(6, 3, 4, dtype=torch.float64)
-    pooled = POOLINGS[name](h_TBH, LENGTHS)
-    for review, length in enumerate(LENGTHS.tolist()):
+    lengths = torch.full((3,), 6) if name == "mean_padded" else LENGTHS
+    pooled = POOLINGS[name](h_TBH, lengths)
+    for review, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(pooled[review], by_hand(name, h_TBH[:length, review]))
 
 
@@ -114,6 +116,35 @@ def test_nll_on_raw_logits_is_minus_the_logit_of_the_label() -> None:
 def test_the_configuration_knows_every_pooling_and_loss() -> None:
     for key, names in (("model.pooling", POOLINGS), ("model.loss", LOSSES)):
         assert RULES[key][1] == f"one of {', '.join(names)}"
+
+
+def test_the_embedding_has_pytorchs_gradient_bit_for_bit() -> None:
+    torch.manual_seed(6)
+    theirs = torch.nn.Embedding(50, 4)
+    ours = Embedding(50, 4)
+    ours.load_state_dict(theirs.state_dict())
+    tokens = torch.randint(0, 50, (7, 40)).T  # words come again and again
+    weights = torch.randn(40, 7, 4)
+    for table in (theirs, ours):
+        (table(tokens) * weights).sum().backward()
+    assert ours.weight.grad is not None and theirs.weight.grad is not None
+    assert torch.equal(ours.weight.grad, theirs.weight.grad)
+
+
+def test_a_pass_keeps_every_review_however_many_there_are() -> None:
+    kept = Pass()
+    batches = [torch.arange(n, n + 9_999) for n in range(0, 99_990, 9_999)]
+    for _ in range(2):
+        kept.clear()
+        for batch in batches:
+            kept.add(batch.float(), batch)
+        values, numbers = kept.rows()
+        assert torch.equal(numbers, torch.cat(batches))
+        assert torch.equal(values, numbers.float())
+    kept.clear()
+    kept.add(torch.ones(2, dtype=torch.float64), torch.ones(2).long())
+    assert kept.rows()[0].dtype == torch.float64
+    assert torch.equal(values[:2], torch.tensor([0.0, 1.0]))  # what was read stays as it was
 
 
 @pytest.mark.parametrize(("model", "pooling"), list(product(MODELS, POOLINGS)))

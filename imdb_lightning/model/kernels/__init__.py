@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..cells import Cell, GRUCell, LSTMCell, RNNCell, State
-from .library import library
+from . import library
 
 
 class Weights(NamedTuple):
@@ -78,7 +78,7 @@ class Native:
     @classmethod
     def of(cls, cell: Cell) -> Native | None:
         """The passes of a cell of ours; None where the kernels cannot be built."""
-        kernels = library()
+        kernels = library.load()
         if kernels is None:
             return None
         if type(cell) is GRUCell:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def load() -> ctypes.CDLL | None:
     """The library; None, after one warning in the log, where it cannot be built or loaded."""
     try:
         compiler = find_compiler()
@@ -46,7 +46,7 @@ def library() -> ctypes.CDLL | None:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             return build(compiler, kept)
-        except PermissionError:  # of the cache: for this process alone
+        except OSError:  # of a cache that cannot be written: for this process alone
             with tempfile.TemporaryDirectory() as own:
                 return build(compiler, Path(own) / name)
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:

@@ -1,0 +1,88 @@
+"""Compiled cells against the loop: the same results, one program for all lengths and batches.
+
+pytest tests/model/test_compiled.py            one cell, in short chunks of steps
+pytest tests/model/test_compiled.py -m slow    all of them
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.nn.functional import linear
+
+from imdb_lightning import Cell
+from imdb_lightning.model import compiled
+from imdb_lightning.model.backbones import Unrolled
+from imdb_lightning.model.cells import State
+from imdb_lightning.model.compiled import Compiled
+from tests.conftest import TINY, command
+from tests.model.test_fused import CELLS, everything, inputs
+
+
+class Unseen(Cell):
+    """A cell that the package does not know, whose input enters in a way of its own."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, gates=1)
+
+    def forward(self, x_BI: torch.Tensor, state: State) -> State:
+        (h_BH,) = state
+        x_BH = linear(x_BI, self.weight_ih, self.bias_ih)
+        return (torch.tanh(x_BH * torch.sigmoid(linear(h_BH, self.weight_hh, self.bias_hh))),)
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Seconds to compile instead of half a minute, and no program of an earlier test."""
+    monkeypatch.setattr(compiled, "CHUNK", 3)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+
+
+@pytest.mark.parametrize(
+    "name", ["unseen", *(pytest.param(name, marks=pytest.mark.slow) for name in CELLS)]
+)
+def test_it_is_the_loop_and_compiles_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    cell = (CELLS | {"unseen": Unseen})[name](5, 4).double()
+    layer, loop = Compiled(cell), Unrolled(cell)
+    programs = []
+    for T, B in ((9, 6), (7, 6), (8, 3), (3, 1), (2, 9)):
+        x, state, _ = inputs(cell, T, B, False, torch.float64)
+        found, expected = everything(layer, x, state, None), everything(loop, x, state, None)
+        for mine, target in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, target, rtol=1e-11, atol=1e-12)
+        programs.append(counters["stats"]["unique_graphs"])
+    assert caplog.messages == []
+    assert len(set(programs)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CELLS)
+def test_ragged_lengths_are_those_of_the_loop(name: str) -> None:
+    torch.manual_seed(1)
+    cell = CELLS[name](5, 4).double()
+    x, state, lengths = inputs(cell, 7, 6, True, torch.float64)
+    found = everything(Compiled(cell), x, state, lengths)
+    expected = everything(Unrolled(cell), x, state, lengths)
+    for mine, target in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, target, rtol=1e-11, atol=1e-12)
+
+
+def test_where_nothing_compiles_it_is_unrolled_after_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    overrides = [*TINY, "model=custom_rnn", "trainer.max_epochs=1"]
+    loop = command(tmp_path, *overrides, "model.implementation=loop", "hydra.run.dir=loop")
+    done = command(tmp_path, *overrides, "model.implementation=compile", "hydra.run.dir=compile")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "not compiled" in line]
+    assert line.startswith("RNNCell is unrolled, not compiled: ")
+    results = [
+        [line for line in run.stdout.splitlines() if "test accuracy" in line][0].split(" (")[0]
+        for run in (done, loop)
+    ]
+    assert results[0] == results[1]

@@ -1,0 +1,102 @@
+"""The bench runs, counts right and writes what it prints; how fast anything is, no test says.
+
+pytest tests/test_bench.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imdb_lightning.bench import __main__ as bench
+from imdb_lightning.bench.epoch import WAYS
+from imdb_lightning.bench.layers import SUBJECTS
+from imdb_lightning.bench.step import PARTS, cell_flops
+from imdb_lightning.bench.timing import in_turn, table
+from tests.conftest import TINY, composed, environment
+
+
+def run(folder: Path, *arguments: str) -> dict:
+    """`python -m imdb_lightning.bench ARGUMENTS`; what it wrote."""
+    done = subprocess.run(
+        [sys.executable, "-m", "imdb_lightning.bench", *arguments, "--json", "figures.json"],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((folder / "figures.json").read_text())
+    assert set(figures) >= {"bench", "machine"}
+    assert set(figures["machine"]) >= {"processor", "threads", "torch", "compiler", "when"}
+    return figures
+
+
+def test_the_names_of_the_command_line_are_those_of_the_bench() -> None:
+    assert set(bench.NAMES) == set(SUBJECTS)
+    assert set(bench.WAYS) == set(WAYS)
+
+
+def test_layers(tmp_path: Path) -> None:
+    sizes = "--length 4 --batch 3 --input 5 --hidden 4 --rounds 2 --threads 1".split()
+    figures = run(tmp_path, "layers", "--cells", "rnn", "gru_before", "--no-compile", *sizes)
+    assert set(figures["memory"]) == {"as it comes", "kept"}
+    for part in figures["memory"].values():
+        found = {(row["cell"], row["implementation"]): row for row in part["layers"]}
+        ours = ("fused native", "fused portable", "loop")
+        names = {("rnn", kind) for kind in ("torch", *ours)}
+        assert set(found) == names | {("gru_before", kind) for kind in ours}
+        row = found["rnn", "loop"]
+        ratio = found["rnn", "torch"]["both_ms"]["median"] / row["both_ms"]["median"]
+        assert row["times_as_fast_as"]["torch"] == pytest.approx(ratio)
+        assert part["packed_both_ms"].keys() == {"rnn packed"}
+
+
+def test_step(tmp_path: Path) -> None:
+    figures = run(tmp_path, "step", *TINY, "model=custom_rnn")
+    assert set(PARTS) <= set(figures["parts_ms"])
+    assert sum(figures["parts_ms"].values()) == pytest.approx(figures["step_ms"])
+    assert figures["parts_ms"]["recurrent layer"] > 0
+
+
+@pytest.mark.slow
+def test_epoch_and_scaling(tmp_path: Path) -> None:
+    figures = run(tmp_path, "epoch", "--ways", "fused", "plain script", "--rounds", "1")
+    assert figures["dataset"] == "synthetic reviews"
+    assert all(len(taken) == 1 for taken in figures["seconds"].values())
+    figures = run(tmp_path, "scaling", "--cells", "rnn", "--rounds", "1")
+    assert len(figures["sizes"]) == 12
+    assert all(row["ns_per_token"].keys() == row["MiB"].keys() for row in figures["sizes"])
+
+
+def test_a_step_of_the_reports_lstm_is_two_and_a_half_gflop() -> None:
+    # input and state products, 4 gates, forward and twice backward: 6 * 200 * 64 * 256 * 128
+    assert cell_flops(composed("experiment=report/custom_lstm")) == 2_516_582_400
+
+
+def test_things_are_timed_in_turn() -> None:
+    order: list[str] = []
+    times = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    assert "".join(order) == "ab" * 6
+    assert set(times) == {"a", "b"}
+    assert all(t.least <= t.median <= t.most for t in times.values())
+
+
+def test_a_table_lines_up() -> None:
+    lines = table(["name", "ms"], [["a", "1.5"], ["longer", "10.0"]]).splitlines()
+    assert lines == ["name      ms", "------  ----", "a        1.5", "longer  10.0"]
+
+
+@pytest.mark.parametrize("wrong", [[], ["layer"], ["layers", "--rounds", "0"], ["step", "x=1"]])
+def test_a_wrong_command_line_exits_with_2(
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        bench.main(wrong)
+    assert left.value.code == 2
+    assert capsys.readouterr().err

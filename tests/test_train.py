@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from imdb_lightning.data.module import ReviewData
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.run import Run, RunExists
 from imdb_lightning.train import train
@@ -281,6 +282,32 @@ def test_the_report_trains_on_the_real_reviews(
     assert metrics["data"]["words"] == 20_000  # rows of the embedding, but for padding
     assert metrics["data"]["padding"] < 0.02
     assert metrics["data"]["duplicates"]["test in train"] > 0  # the dataset is known for them
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_reports_loss_curve_is_the_loops_over_100_steps(
+    real_data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMDB_DATA", real_data)
+    curves = []
+    for implementation in ("fused", "loop"):
+        way = f"model.implementation={implementation}"
+        cfg = composed("experiment=report/custom_lstm", way)
+        torch.manual_seed(cfg.seed)
+        data = ReviewData(cfg.data, cfg.seed)
+        data.setup()
+        model = Classifier.from_config(cfg.model, cfg.optim)
+        optimizer = model.configure_optimizers()
+        losses = []
+        for batch, _ in zip(data.train_dataloader(), range(100), strict=False):
+            optimizer.zero_grad()
+            loss = model._step(batch, "train")
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        curves.append(losses)
+    assert max(abs(f - u) for f, u in zip(*curves, strict=True)) < 1e-4
 
 
 @pytest.mark.gpu

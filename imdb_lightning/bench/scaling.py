@@ -5,9 +5,9 @@ Dimensions: T steps, B reviews, I input size, H hidden size.
 
 from __future__ import annotations
 
-import resource
-import sys
+import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ def scaling(names: list[str], threads: int, rounds: int) -> dict[str, Any]:
                     f"{memory['torch']:.0f}" if torchs else "",
                 ]
             )
+            print("  ".join(rows[-1]), flush=True)  # minutes pass until the table
     print(f"\nper token, forward and backward, input {INPUT}; medians of {rounds}")
     print(table(head, rows))
     return {"input": INPUT, "rounds": rounds, "sizes": found}
@@ -73,22 +74,26 @@ def cost(name: str, T: int, B: int, H: int, threads: int, rounds: int) -> dict[s
 
 
 def peak(name: str, kind: str, T: int, B: int, H: int, threads: int) -> float:
-    """MiB that forward and backward add to this process at most."""
+    """MiB that forward and backward add to this process at most; NaN but on Linux."""
+    if not Path("/proc/self/clear_refs").exists():
+        return math.nan
     process.prepare()
     torch.set_num_threads(threads)
     layer = chosen(name, H)[kind]
     run_both(layer, torch.randn(2, 2, INPUT), torch.randn(2, 2, H))
     x_TBI, grad_TBH = torch.randn(T, B, INPUT), torch.randn(T, B, H)
-    before = peak_so_far()
+    before = memory_of_process("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
     for _ in range(3):
         run_both(layer, x_TBI, grad_TBH)
-    return peak_so_far() - before
+    return memory_of_process("VmHWM") - before
 
 
-def peak_so_far() -> float:
-    """MiB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 2**20 if sys.platform == "darwin" else most / 2**10
+def memory_of_process(which: str) -> float:
+    """MiB in use ("VmRSS") or at the peak since it was last reset ("VmHWM")."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{which}:")]
+    return int(line.split()[1]) / 2**10
 
 
 def chosen(name: str, H: int) -> dict[str, torch.nn.Module]:

@@ -19,6 +19,8 @@ from omegaconf import DictConfig
 from . import config
 
 
+RUNS = "IMDB_LIGHTNING_RUNS"  # how many a grid has, for the processes that its launcher starts
+
 log = logging.getLogger("imdb_lightning")
 
 
@@ -41,6 +43,7 @@ def main() -> None:
         sys.argv = [given.get(argument, argument) for argument in sys.argv]
         if not options.cfg and not options.info:
             prepare(line.jobs)
+        os.environ[RUNS] = str(len(line.jobs))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     failures: list[str] = []
@@ -54,7 +57,8 @@ def main() -> None:
 
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:
-            process.share_cores(process.runs_at_once(hydra_config.launcher))
+            runs = int(os.environ.get(RUNS, 1))
+            process.share_cores(process.runs_at_once(hydra_config.launcher, runs))
         try:
             return train(cfg, Path(hydra_config.runtime.output_dir))["val/acc"]
         except (DataError, RunExists) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-KEEP = 1 << 30  # bytes
+KEEP, LESS = 1 << 30, 32 << 20  # bytes
 
 
 def prepare(keep: bool = True) -> None:
@@ -34,9 +35,9 @@ def keep_memory() -> None:
     glibc would give each large block back to the system and have it cleared page by page at the
     next step: a third of the time that nn.LSTM takes.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, KEEP)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    # Before 2.35 glibc takes no more than 32 MiB, and a refusal would leave all the others worse.
+    if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, KEEP) or mallopt(M_MMAP_THRESHOLD, LESS)):
         mallopt(M_TRIM_THRESHOLD, KEEP)
 
 
@@ -50,8 +51,8 @@ def share_cores(runs_at_once: int) -> None:
         torch.set_num_threads(threads)
 
 
-def runs_at_once(launcher: Mapping[str, Any]) -> int:
-    """Runs of a grid that Hydra's launcher has going at a time on one machine.
+def runs_at_once(launcher: Mapping[str, Any], runs: int) -> int:
+    """Runs of a grid of `runs` that Hydra's launcher has going at a time on one machine.
 
     `n_jobs` says so (joblib: -1 is one for each core); without it a launcher other than Hydra's own
     starts them all, and each is given one core, unless a cluster gives each run its own.
@@ -60,7 +61,7 @@ def runs_at_once(launcher: Mapping[str, Any]) -> int:
     if target.endswith("BasicLauncher") or "slurm" in target.lower():
         return 1
     n_jobs = launcher.get("n_jobs")
-    return n_jobs if isinstance(n_jobs, int) and n_jobs > 0 else cores()
+    return min(runs, n_jobs if isinstance(n_jobs, int) and n_jobs > 0 else cores())
 
 
 def cores() -> int:

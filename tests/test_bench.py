@@ -92,7 +92,9 @@ def test_a_table_lines_up() -> None:
     assert lines == ["name      ms", "------  ----", "a        1.5", "longer  10.0"]
 
 
-@pytest.mark.parametrize("wrong", [[], ["layer"], ["layers", "--rounds", "0"], ["step", "x=1"]])
+@pytest.mark.parametrize(
+    "wrong", [[], ["layer"], ["layers", "--rounds", "0"], ["step", "x=1"], ["step", "model=gru"]]
+)
 def test_a_wrong_command_line_exits_with_2(
     wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from imdb_lightning import process
-from tests.conftest import TINY, command
+from tests.conftest import TINY, command, environment
 
 
 LAUNCHERS = [
@@ -30,7 +32,8 @@ def test_how_many_runs_go_at_once(
     launcher: dict[str, object], runs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "cores", lambda: 8)
-    assert process.runs_at_once(launcher) == runs
+    assert process.runs_at_once(launcher, 20) == runs
+    assert process.runs_at_once(launcher, 2) == min(runs, 2)
 
 
 @pytest.mark.parametrize(("runs", "threads"), [(1, 3), (2, 3), (3, 2), (8, 1), (20, 1)])
@@ -47,10 +50,19 @@ def test_threads_are_capped_and_never_raised(
         torch.set_num_threads(before)
 
 
-def test_denormals_are_zero_in_all_threads() -> None:
-    process.prepare()
-    least = torch.full((100_000,), torch.finfo(torch.float32).tiny)
-    assert not (least * 0.5).any()
+HALVES = """
+import torch
+from imdb_lightning import process
+process.prepare()
+least = torch.full((1_000_000,), torch.finfo(torch.float32).tiny)
+assert torch.get_num_threads() == 2
+assert not (least * 0.5).any()
+"""
+
+
+def test_denormals_are_zero_in_all_threads(tmp_path: Path) -> None:
+    variables = environment(tmp_path) | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", HALVES], env=variables, check=True)
 
 
 @pytest.mark.skipif(process.cores() < 2, reason="needs two cores")

@@ -100,10 +100,13 @@ def step(options: argparse.Namespace) -> dict[str, Any]:
     from .step import step
 
     line = config.check([*options.overrides, *reviews()])
-    if line.mistakes:
-        print("\n".join(f"imdb_lightning: {mistake}" for mistake in line.mistakes), file=sys.stderr)
-        sys.exit(2)
-    return step(line.jobs[0])
+    try:
+        if not line.mistakes:
+            return step(line.jobs[0])
+    except ValueError as error:
+        line.mistakes.append(str(error))
+    print("\n".join(f"imdb_lightning: {mistake}" for mistake in line.mistakes), file=sys.stderr)
+    sys.exit(2)
 
 
 def epoch(options: argparse.Namespace) -> dict[str, Any]:

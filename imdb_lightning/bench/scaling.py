@@ -5,7 +5,6 @@ Dimensions: T steps, B reviews, I input size, H hidden size.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,18 @@ def scaling(names: list[str], threads: int, rounds: int) -> dict[str, Any]:
                     f"{fused:.0f}",
                     f"{torchs:.0f}" if torchs else "",
                     f"{torchs / fused:.2f}x" if torchs else "",
-                    f"{memory['fused native']:.0f}",
-                    f"{memory['torch']:.0f}" if torchs else "",
+                    mebibytes(memory["fused native"]),
+                    mebibytes(memory.get("torch")),
                 ]
             )
             print("  ".join(rows[-1]), flush=True)  # minutes pass until the table
     print(f"\nper token, forward and backward, input {INPUT}; medians of {rounds}")
     print(table(head, rows))
     return {"input": INPUT, "rounds": rounds, "sizes": found}
+
+
+def mebibytes(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def cost(name: str, T: int, B: int, H: int, threads: int, rounds: int) -> dict[str, float]:
@@ -73,10 +76,10 @@ def cost(name: str, T: int, B: int, H: int, threads: int, rounds: int) -> dict[s
     return {kind: taken.median * 1e6 / (T * B) for kind, taken in times.items()}
 
 
-def peak(name: str, kind: str, T: int, B: int, H: int, threads: int) -> float:
-    """MiB that forward and backward add to this process at most; NaN but on Linux."""
+def peak(name: str, kind: str, T: int, B: int, H: int, threads: int) -> float | None:
+    """MiB that forward and backward add to this process at most; None but on Linux."""
     if not Path("/proc/self/clear_refs").exists():
-        return math.nan
+        return None
     process.prepare()
     torch.set_num_threads(threads)
     layer = chosen(name, H)[kind]

@@ -18,7 +18,7 @@ from .timing import in_turn, product_of_matrices, table
 WARM_UP, STEPS = 20, 60  # steps that are left out, and that each of the two passes takes
 
 PARTS = {  # of the names that the profiler gives
-    "recurrent layer": ("WholeSequence", "lstm", "gru", "rnn_tanh", "mkldnn_rnn"),
+    "recurrent layer": ("WholeSequence", "lstm", "mkldnn_rnn", "MkldnnRnn"),
     "embedding": ("embedding", "Rows", "index_add", "scatter_add", "index_select"),
     "optimizer": ("_fused_adam_", "Optimizer.zero_grad"),
     "batches": ("enumerate(DataLoader)",),
@@ -44,7 +44,12 @@ class Stopwatch(lightning.Callback):
 
 
 def step(cfg: DictConfig) -> dict[str, Any]:
-    """Print and return the milliseconds of each part of a training step of this configuration."""
+    """Print and return the milliseconds of each part of a training step of this configuration.
+
+    The layer's own operations are one entry of the profiler's where it is fused or nn.LSTM. Raises
+    ValueError for another, or for several layers or directions.
+    """
+    flops_of_layer = cell_flops(cfg)
     data = ReviewData(cfg.data, cfg.seed)
     data.setup()
     lightning.seed_everything(cfg.seed, verbose=False)
@@ -58,11 +63,13 @@ def step(cfg: DictConfig) -> dict[str, Any]:
         if event.key == "Optimizer.step#Adam.step":
             continue  # Lightning runs the whole step inside it: what is left is Python
         names = (part for part, keys in PARTS.items() if any(k in event.key for k in keys))
-        parts[next(names, "head, pooling, loss, record")] += event.self_cpu_time_total / STEPS / 1e3
+        parts[next(names, "head, pooling, loss, packing")] += (
+            event.self_cpu_time_total / STEPS / 1e3
+        )
     parts["Python and Lightning"] = watch.wall_ms - sum(parts.values())
     product, flops = product_of_matrices()
     peak = flops / in_turn({"product": product}, rounds=10)["product"].median * 1e-6
-    products = cell_flops(cfg) / peak * 1e-6
+    products = flops_of_layer / peak * 1e-6
 
     rows = [[n, f"{ms:.2f}", f"{ms / watch.wall_ms:.0%}"] for n, ms in sorted_by_time(parts)]
     rows.append(["a step", f"{watch.wall_ms:.2f}", "100%"])
@@ -84,9 +91,17 @@ def sorted_by_time(parts: dict[str, float]) -> list[tuple[str, float]]:
 def cell_flops(cfg: DictConfig) -> float:
     """Floating-point operations of the layer's products in one step, forward and backward.
 
-    For one layer in one direction over max_length steps, as the report's runs are.
+    Over max_length steps, as the report's runs are.
     """
-    gates = {"lstm": 4, "gru": 3, "rnn": 1}[cfg.model.name.removeprefix("custom_")]
+    fused = cfg.model.get("implementation") == "fused"
+    gates = {"lstm": 4, "custom_lstm": 4, "custom_gru": 3, "custom_rnn": 1}.get(cfg.model.name)
+    if (
+        gates is None
+        or cfg.model.num_layers > 1
+        or cfg.model.bidirectional
+        or not (fused or cfg.model.name == "lstm")
+    ):
+        raise ValueError("the step bench takes one layer, model=lstm or custom_*, fused")
     H, I = cfg.model.hidden_size, cfg.model.embedding_size
     return 6.0 * cfg.data.max_length * cfg.data.batch_size * gates * H * (I + H)
 

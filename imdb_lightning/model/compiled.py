@@ -30,9 +30,10 @@ class Compiled(nn.Module):
 
     What the input brings to the gates is one product for all steps where the cell has a `step`.
     Compilation takes half a minute for each kind of layer and pass, and is kept on disk by
-    PyTorch. Neither another length nor another batch size compiles anew: steps that do not fill
-    a chunk are run one by one, and a single review is run twice. Where the cell cannot be compiled
-    it is unrolled as by `Unrolled`, after one warning in the log.
+    PyTorch. Neither another length nor another batch size compiles anew, only the first
+    `lengths_B` does: steps that do not fill a chunk are run one by one, and a single review is run
+    twice. Where the cell cannot be compiled it is unrolled as by `Unrolled`, after one warning in
+    the log.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -41,6 +42,10 @@ class Compiled(nn.Module):
         self.hoists = type(cell).forward is Cell.forward
         self.chunk: Any = unroll  # until `_try` has compiled it
         self.tried: set[bool] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the programs, which no file and no other process can hold."""
+        return {**super().__getstate__(), "chunk": unroll, "tried": set()}
 
     def forward(
         self, x_TBI: Tensor, state: State | None = None, lengths_B: Tensor | None = None
@@ -56,11 +61,14 @@ class Compiled(nn.Module):
             x_TBI = x_TBI.masked_fill(ended_TB1, 0)
         if B == 1:  # a size that torch.compile would make a program of its own for
             x_TBI, state = x_TBI.repeat(1, 2, 1), tuple(s.repeat(2, 1) for s in state)
-        if torch.is_grad_enabled():  # as in the chunks after the first: one program for all
-            state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in state)
+        needs_grad = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (x_TBI, *state, *self.cell.parameters())
+        )
         step = self.cell.step if self.hoists else self.cell
         if self.hoists:
             x_TBI = self.cell.project(x_TBI)
+        if needs_grad:  # as in the chunks after the first: one program for all
+            x_TBI, state = differentiable(x_TBI), tuple(map(differentiable, state))
         h_pieces = []
         ended_pieces = [None] * len(x_TBI) if ended_TB1 is None else ended_TB1.split(CHUNK)
         for x_piece, ended_piece in zip(x_TBI.split(CHUNK), ended_pieces, strict=False):
@@ -83,7 +91,8 @@ class Compiled(nn.Module):
             options: Any = {"cpp_wrapper": like_TBI.device.type == "cpu"}
             self.chunk = torch.compile(own, dynamic=True, fullgraph=True, options=options)
         self.tried.add(training)
-        parameters = [p for p in self.cell.parameters() if p.requires_grad]
+        parameters = list(self.cell.parameters())
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
         taken = {CHUNK, *(size for parameter in parameters for size in parameter.shape)}
         B = next(size for size in count(max(3, like_TBI.shape[1])) if size not in taken)
         x_TBI = self.cell.weight_hh.new_zeros(CHUNK, B, self.cell.input_size)
@@ -92,8 +101,13 @@ class Compiled(nn.Module):
                 warnings.simplefilter("ignore")  # PyTorch's own, of what it calls while compiling
                 h_TBH, _ = self(x_TBI.requires_grad_(training))
                 if training:
-                    torch.autograd.grad(h_TBH.sum(), parameters, allow_unused=True)
+                    torch.autograd.grad(h_TBH.sum(), [x_TBI, *trained], allow_unused=True)
         except Exception as error:  # noqa: BLE001  torch.compile fails in many ways
             self.chunk = unroll
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             warn_once(f"{type(self.cell).__name__} is unrolled, not compiled: {reason}")
+
+
+def differentiable(tensor: Tensor) -> Tensor:
+    """The tensor, or a leaf like it that takes a gradient."""
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()

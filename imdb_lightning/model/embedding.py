@@ -9,10 +9,15 @@ from torch import Tensor, nn
 
 
 class Embedding(nn.Embedding):
-    """nn.Embedding, its gradient bit for bit, made in a third of the time on a CPU."""
+    """nn.Embedding without its options; on a CPU the same gradient in a third of the time."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__(num_embeddings, embedding_dim)
 
     def forward(self, input: Tensor) -> Tensor:
         """Rows of the table: int64 (...,) to float (..., E)."""
+        if self.weight.device.type != "cpu":
+            return super().forward(input)
         return Rows.apply(self.weight, input)
 
 
@@ -27,4 +32,4 @@ class Rows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (tokens,) = ctx.saved_tensors
         table_VE = grad.new_zeros(ctx.rows, grad.shape[-1])
-        return table_VE.index_add_(0, tokens.flatten(), grad.flatten(0, -2)), None
+        return table_VE.index_add_(0, tokens.flatten(), grad.reshape(-1, grad.shape[-1])), None

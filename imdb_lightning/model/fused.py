@@ -49,28 +49,39 @@ class Fused(nn.Module):
         With `lengths_B` (int64 steps, 1 to T) a review's state stays as it is after its own last
         step: so do its outputs, and what stands in x after that is never read. The computation is
         in the type of the weights, under autocast too. Gradients have no gradients: asking for
-        them raises RuntimeError.
+        them raises RuntimeError. Raises ValueError where shapes do not fit the cell.
         """
         cell = self.cell
         weights = Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
         if state is None:
             state = cell.initial_state(x_TBI.shape[1])
+        self._check(x_TBI, state, lengths_B)
         with torch.autocast(x_TBI.device.type, enabled=False):
             inputs = [tensor.to(cell.weight_hh.dtype).contiguous() for tensor in (x_TBI, *state)]
-            lengths_B = None if lengths_B is None else lengths_B.contiguous()
+            if lengths_B is not None:
+                lengths_B = lengths_B.to(x_TBI.device, torch.int64).contiguous()
             keep = torch.is_grad_enabled()
-            h_TBH, *last = WholeSequence.apply(
-                self._passes(x_TBI), keep, lengths_B, *weights, *inputs
-            )
+            passes = self._passes(*weights, *inputs)
+            h_TBH, *last = WholeSequence.apply(passes, keep, lengths_B, *weights, *inputs)
         return h_TBH, tuple(last)
 
-    def _passes(self, x_TBI: Tensor) -> Any:
+    def _check(self, x_TBI: Tensor, state: State, lengths_B: Tensor | None) -> None:
+        """The kernels take addresses: nothing after this looks at sizes again."""
+        T, B, I = x_TBI.shape
+        cell = self.cell
+        if T == 0 or I != cell.input_size:
+            shape = tuple(x_TBI.shape)
+            raise ValueError(f"x is {shape}; it is (T, B, {cell.input_size}) with one step or more")
+        if [tuple(s.shape) for s in state] != [(B, cell.hidden_size)] * cell.states:
+            shapes = [tuple(s.shape) for s in state]
+            raise ValueError(f"the state is {shapes}, not {cell.states} of {(B, cell.hidden_size)}")
+        if lengths_B is not None and lengths_B.shape != (B,):
+            raise ValueError(f"lengths are {tuple(lengths_B.shape)}, not ({B},)")
+
+    def _passes(self, *tensors: Tensor) -> Any:
         passes = None
-        if (
-            self.native
-            and x_TBI.device.type == "cpu"
-            and self.cell.weight_hh.dtype == torch.float32
-        ):
+        kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
+        if self.native and kinds == {("cpu", torch.float32)}:
             passes = Native.of(self.cell)
         return passes or PORTABLE[type(self.cell)](self.cell)
 

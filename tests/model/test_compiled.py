@@ -6,6 +6,7 @@ pytest tests/model/test_compiled.py -m slow    all of them
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,14 @@ def test_it_is_the_loop_and_compiles_once(name: str, caplog: pytest.LogCaptureFi
         programs.append(counters["stats"]["unique_graphs"])
     assert [r.message for r in caplog.records if r.name.startswith("imdb_lightning")] == []
     assert len(set(programs)) == 1
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(x, state)[0], layer(x, state)[0])
+
+
+def test_a_frozen_cell_is_compiled_and_takes_no_gradient(caplog: pytest.LogCaptureFixture) -> None:
+    cell = CELLS["rnn"](5, 4).requires_grad_(False)
+    h, _ = Compiled(cell)(torch.randn(3, 6, 5))
+    assert not h.requires_grad
+    assert [r.message for r in caplog.records if r.name.startswith("imdb_lightning")] == []
 
 
 @pytest.mark.slow

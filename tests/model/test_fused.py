@@ -237,6 +237,23 @@ def test_portable_passes_on_a_gpu_are_those_of_the_cpu(name: str) -> None:
         torch.testing.assert_close(mine.cpu(), target, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize(("name", "native"), list(product(CELLS, (False, True))))
+def test_what_does_not_fit_the_cell_is_refused(name: str, native: bool) -> None:
+    cell = CELLS[name](3, 2)
+    layer = Fused(cell, native)
+    x = torch.randn(4, 5, 3)
+    with pytest.raises(ValueError, match="x is"):
+        layer(torch.randn(4, 5, 7))
+    with pytest.raises(ValueError, match="x is"):
+        layer(x[:0])
+    with pytest.raises(ValueError, match="the state is"):
+        layer(x, tuple(torch.zeros(1, 2) for _ in range(cell.states)))
+    with pytest.raises(ValueError, match="lengths are"):
+        layer(x, None, torch.tensor([4, 4]))
+    lengths = torch.tensor([1, 2, 3, 4, 4])
+    assert torch.equal(layer(x, None, lengths.int())[0], layer(x, None, lengths)[0])
+
+
 class Mine(RNNCell):
     """A subclass may compute anything else."""
 

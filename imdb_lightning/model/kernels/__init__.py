@@ -100,6 +100,7 @@ class Native:
             x_TBI,
             state,
             lengths_B,
+            self._threads(x_TBI),
             input_weights=self._packed(inputs.mT),
             state_weights=torch.cat([self._packed(part.mT).flatten() for part in states]),
             bias=self._bias(weights),
@@ -140,6 +141,7 @@ class Native:
             x_TBI,
             state,
             lengths_B,
+            threads,
             h=h_TBH,
             saved=saved[0],
             input_weights_t=self._packed(pad(inputs, IP - I)),
@@ -172,10 +174,15 @@ class Native:
         return grad_x_TBI, gradients, grad_state
 
     def _run(
-        self, x_TBI: Tensor, state: State, lengths_B: Tensor | None, **tensors: Tensor | None
+        self,
+        x_TBI: Tensor,
+        state: State,
+        lengths_B: Tensor | None,
+        threads: int,
+        **tensors: Tensor | None,
     ) -> None:
         T, B, I = x_TBI.shape
-        call = Sequence(self.layout.number, self._threads(x_TBI), T, B, I, state[0].shape[1])
+        call = Sequence(self.layout.number, threads, T, B, I, state[0].shape[1])
         given = {"x": x_TBI, "lengths": lengths_B, "h0": state[0], "c0": state[-1], **tensors}
         for name, tensor in given.items():
             if tensor is not None:

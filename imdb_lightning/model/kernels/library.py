@@ -38,20 +38,28 @@ def load() -> ctypes.CDLL | None:
         name = f"recurrent-{key(compiler)}.so"
         folder = os.environ.get("IMDB_LIGHTNING_CACHE", "~/.cache/imdb_lightning")
         kept = Path(folder).expanduser() / "kernels" / name
-        if kept.exists():
+        if kept.exists() and is_mine(kept) and is_mine(kept.parent):
             try:
                 return ctypes.CDLL(str(kept))
             except OSError:  # damaged: made anew
                 pass
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            return build(compiler, kept)
-        except OSError:  # of a cache that cannot be written: for this process alone
+            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if is_mine(kept.parent):
+                return build(compiler, kept)
+            raise OSError("others can write there")
+        except OSError:  # of a cache that is not to be written: for this process alone
             with tempfile.TemporaryDirectory() as own:
                 return build(compiler, Path(own) / name)
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         log.warning("no native kernels, the portable ones are used: %s", error)
         return None
+
+
+def is_mine(path: Path) -> bool:
+    """Nobody else can have put code there."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def find_compiler() -> list[str]:

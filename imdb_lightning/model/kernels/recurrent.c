@@ -477,12 +477,13 @@ static void share(void *data)
     size_t floats = R * (5 * HP + IP) + (s->grad_h ? rows * (6 * HP + IP + 2 * LANES) : R * 5 * HP);
     float *scratch = R > 0 ? aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64) : NULL;
     if (!scratch) {
-        s->out_of_memory |= R > 0;
+        if (R > 0)
+            __atomic_store_n(&s->out_of_memory, 1, __ATOMIC_RELAXED);
         return;
     }
-    memset(scratch, 0, floats * sizeof(float));
     for (long first = begin; first < end; first += R) {
         const long count = end - first < R ? end - first : R;
+        memset(scratch, 0, floats * sizeof(float)); /* the columns of padding */
         if (s->grad_h)
             backward(s, thread, first, count, scratch);
         else

@@ -35,6 +35,11 @@ class Unseen(Cell):
         return (torch.tanh(x_BH * torch.sigmoid(linear(h_BH, self.weight_hh, self.bias_hh))),)
 
 
+compiles = pytest.mark.skipif(
+    " " in torch.__file__, reason="torch.compile cannot: PyTorch is in a folder with a space"
+)
+
+
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Seconds to compile instead of half a minute, and no program of an earlier test."""
@@ -42,6 +47,7 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
 
 
+@compiles
 @pytest.mark.parametrize(
     "name", ["unseen", *(pytest.param(name, marks=pytest.mark.slow) for name in CELLS)]
 )
@@ -61,6 +67,7 @@ def test_it_is_the_loop_and_compiles_once(name: str, caplog: pytest.LogCaptureFi
     assert torch.equal(pickle.loads(pickle.dumps(layer))(x, state)[0], layer(x, state)[0])
 
 
+@compiles
 def test_a_frozen_cell_is_compiled_and_takes_no_gradient(caplog: pytest.LogCaptureFixture) -> None:
     cell = CELLS["rnn"](5, 4).requires_grad_(False)
     h, _ = Compiled(cell)(torch.randn(3, 6, 5))
@@ -68,6 +75,7 @@ def test_a_frozen_cell_is_compiled_and_takes_no_gradient(caplog: pytest.LogCaptu
     assert [r.message for r in caplog.records if r.name.startswith("imdb_lightning")] == []
 
 
+@compiles
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile hides it (2026-11)
 @pytest.mark.parametrize("name", CELLS)

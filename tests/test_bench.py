@@ -57,6 +57,7 @@ def test_layers(tmp_path: Path) -> None:
         assert part["packed_both_ms"].keys() == {"rnn packed"}
 
 
+@pytest.mark.slow
 def test_step(tmp_path: Path) -> None:
     figures = run(tmp_path, "step", *TINY, "model=custom_rnn")
     assert set(PARTS) <= set(figures["parts_ms"])

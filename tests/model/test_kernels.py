@@ -124,7 +124,11 @@ def test_a_cache_that_cannot_be_written_is_done_without(fresh: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiler", "told"), [("no-such-compiler", "there is no C compiler"), ("false", "false")]
+    ("compiler", "told"),
+    [
+        ("no-such-compiler", "there is no C compiler"),
+        pytest.param("false", "false", marks=pytest.mark.slow),
+    ],
 )
 def test_without_a_compiler_the_portable_passes_train_after_one_warning(
     compiler: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from . import config
 
 
+SYNTHETIC = "data.name=synthetic"
 RUNS = "IMDB_LIGHTNING_RUNS"  # how many a grid has, for the processes that its launcher starts
 
 log = logging.getLogger("imdb_lightning")
@@ -42,8 +43,39 @@ def main() -> None:
         given = dict(zip(options.overrides, line.overrides, strict=True))
         sys.argv = [given.get(argument, argument) for argument in sys.argv]
         if not options.cfg and not options.info:
-            prepare(line.jobs)
-        os.environ[RUNS] = str(len(line.jobs))
+            if prepare(line.jobs):
+                added = [*options.overrides, SYNTHETIC]
+                line = config.check(added, bool(options.multirun), options.config_dir)
+                sys.argv.append(SYNTHETIC)
+            sys.argv += line.naming
+            if line.multirun:
+                run_grid(line)
+                return
+    run_jobs()
+
+
+def run_grid(line: config.CommandLine) -> NoReturn:
+    """Run what an earlier try has not finished, say what failed, and leave: 0 all done, 1 not."""
+    from .run import Busy, RunExists
+    from .sweep import Sweep
+
+    jobs = dict(zip(line.names, line.jobs, strict=True))
+    try:
+        sweep = Sweep.claim(Path(line.sweep_dir), line.sweep_named, jobs)
+    except (Busy, RunExists) as error:
+        leave(2, str(error))
+    arguments = [text for text in sys.argv if not text.startswith("hydra.sweep.dir=")]
+    sys.argv = [*arguments, f"hydra.sweep.dir={config.quoted(str(sweep.path))}"]
+    os.environ[RUNS] = str(len(line.jobs))
+    try:
+        run_jobs()
+    finally:
+        print(*sweep.summary(), sep="\n", flush=True)
+    sys.exit(0 if sweep.done() == len(line.jobs) else 1)
+
+
+def run_jobs() -> None:
+    """Hydra's part: compose each job's configuration and train, here or in other processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     failures: list[str] = []
@@ -52,22 +84,26 @@ def main() -> None:
     def job(cfg: DictConfig) -> float | None:
         from . import process
         from .data.sources import DataError
-        from .run import RunExists
+        from .run import Run, RunExists
+        from .sweep import is_done
         from .train import train
 
         hydra_config = HydraConfig.get()
+        run_dir = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode == RunMode.MULTIRUN:
+            if is_done(run_dir, cfg):
+                return Run(run_dir).metrics["val/acc"]
             runs = int(os.environ.get(RUNS, 1))
             process.share_cores(process.runs_at_once(hydra_config.launcher, runs))
         try:
-            return train(cfg, Path(hydra_config.runtime.output_dir))["val/acc"]
+            return train(cfg, run_dir)["val/acc"]
         except (DataError, RunExists) as error:
             log.error("%s", error)
         except Exception:
             log.exception("the run failed")
         if hydra_config.mode == RunMode.MULTIRUN:
-            raise RuntimeError(f"failed: {hydra_config.runtime.output_dir}") from None
-        failures.append(hydra_config.runtime.output_dir)
+            raise RuntimeError(f"failed: {run_dir}") from None
+        failures.append(str(run_dir))
         return None
 
     job()
@@ -75,11 +111,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def prepare(jobs: list[DictConfig]) -> None:
+def prepare(jobs: list[DictConfig]) -> bool:
     """Leave with 2 where the jobs ask for what is not here: a device, the reviews, a user's cell.
 
-    Where there are no reviews and data.fallback allows it, puts data.name=synthetic on the command
-    line, so that the configuration, the run's name and all that it writes say so.
+    True where there are no reviews and data.fallback allows the synthetic corpus. It then goes into
+    the command line, so that the configuration, the run's name and all that it writes say so.
     """
     lacks = no_device({cfg.trainer.accelerator for cfg in jobs})
     real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
@@ -92,7 +128,7 @@ def prepare(jobs: list[DictConfig]) -> None:
     if reviews:
         print(f"imdb_lightning: {reviews}", file=sys.stderr)
         print("imdb_lightning: training on the synthetic corpus instead", file=sys.stderr)
-        sys.argv.append("data.name=synthetic")
+    return reviews is not None
 
 
 def no_device(accelerators: set[str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import math
 import os
 import re
@@ -24,7 +25,8 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 
@@ -189,6 +191,32 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+MACHINE = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
+
+
+def comparable(cfg: DictConfig) -> dict[str, Any]:
+    """What makes two runs the same: the flat configuration but for where things are here."""
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    values = flat(OmegaConf.to_container(own, resolve=True))
+    return {key: value for key, value in values.items() if key not in MACHINE}
+
+
+def digest(cfg: DictConfig) -> str:
+    """A hash of `comparable`; 0 and 0.0 are one number."""
+    values = {
+        key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for key, value in comparable(cfg).items()
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def quoted(text: str) -> str:
+    """A text as a value of Hydra's override grammar."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{chr(92) * trailing}'"
+
+
 def nearest_choice(key: str, value: Any) -> str:
     what = RULES[key][1]
     if not (isinstance(value, str) and what.startswith("one of ")):
@@ -214,6 +242,11 @@ class CommandLine(NamedTuple):
     mistakes: list[str]  # a line each; empty where all is well
     jobs: list[DictConfig]  # the configuration of every job; one for each combination of a grid
     overrides: list[str]  # as Hydra is to have them
+    naming: list[str]  # and this one beside them: what does not vary is not in a run's name
+    multirun: bool  # a grid, also one of a single run
+    names: list[str]  # of the grid's runs, the directories of `jobs`
+    sweep_dir: str  # of a grid
+    sweep_named: bool  # `sweep_dir` is a name, not the time
 
 
 def check(
@@ -225,12 +258,13 @@ def check(
     over a group's options comes back as their list: Hydra's own sees no options in sub-folders.
     """
     search = [f"hydra.searchpath=[{full(config_dir)!r}]"] if config_dir else []
-    line = CommandLine([], [], [])
+    line = CommandLine([], [], [], [], multirun, [], "", False)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         groups = _groups(loader, search)
         parser = OverridesParser.create(config_loader=loader)
-        axes = []
+        parsed: list[Override] = []
+        swept: list[str] = []
         for text in overrides:
             try:
                 (override,) = parser.parse_overrides([text])
@@ -238,24 +272,81 @@ def check(
             except (HydraException, OmegaConfBaseException) as error:
                 line.mistakes.append(f"{text}: {one_line(error)}")
                 continue
-            if values is None:
-                line.overrides.append(text)
-                axes.append([text])
-                continue
-            key = override.get_key_element()
-            line.overrides.append(f"{key}={','.join(values)}")
-            axes.append([f"{key}={value}" for value in values])
-            if not values:
-                line.mistakes.append(f"{text}: no option matches")
-            elif not multirun:
-                line.mistakes.append(f"{text}: several values make a grid; add -m to run them all")
+            if values is not None:
+                swept.append(text)
+                expanded = f"{override.get_key_element()}={','.join(values)}"
+                if values:
+                    (override,) = parser.parse_overrides([expanded])
+                else:
+                    line.mistakes.append(f"{text}: no option matches")
+                    continue
+            line.overrides.append(str(override.input_line))
+            parsed.append(override)
+        params = _params(parsed, groups, search)
+        line = line._replace(multirun=multirun or params is not None)
+        if not line.multirun:
+            line.mistakes.extend(
+                f"{text}: several values make a grid; add -m to run them all" for text in swept
+            )
+        given = {override.get_key_element() for override in parsed}
+        own = [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
+        axes = [_axis(override, line.multirun) for override in parser.parse_overrides(own) + parsed]
+        if line.multirun:
+            line.naming.append(_naming(parsed, params))
         known_of = cache(_known)  # a large grid has few choices of groups
         for choices in product(*axes):
             job = parser.parse_overrides(list(choices))
-            wrong, cfg = _check_job(job, groups, search, known_of)
+            wrong, cfg = _check_job(job, groups, [*search, *line.naming], known_of)
             line.mistakes.extend(wrong)
-            line.jobs.extend([] if cfg is None else [cfg])
+            if cfg is not None:
+                line.jobs.append(cfg)
+                if line.multirun:
+                    line.names.append(str(cfg.hydra.sweep.subdir))
+                    raw = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+                    named = "${now" not in raw["dir"]
+                    line = line._replace(sweep_dir=full(cfg.hydra.sweep.dir), sweep_named=named)
+                with open_dict(cfg):
+                    del cfg["hydra"]
+        twice = {name for name in line.names if line.names.count(name) > 1}
+        line.mistakes.extend(f"the grid has {name} twice" for name in sorted(twice))
     return line._replace(mistakes=list(dict.fromkeys(line.mistakes)))
+
+
+def _params(
+    overrides: list[Override], groups: dict[str, list[str]], search: list[str]
+) -> dict[str, str] | None:
+    """The axes that the chosen experiment brings; None where it is no grid of its own."""
+    chosen = [
+        str(override.input_line)
+        for override in overrides
+        if not override.is_sweep_override()
+        and (override.key_or_group in groups or override.key_or_group.startswith("hydra"))
+    ]
+    try:
+        cfg = compose("config", overrides=[*search, *chosen], return_hydra_config=True)
+        if cfg.hydra.mode != RunMode.MULTIRUN:
+            return None
+        return dict(cfg.hydra.sweeper.params or {})
+    except (HydraException, OmegaConfBaseException):
+        return None  # each job's own check says what is wrong
+
+
+def _naming(overrides: list[Override], params: dict[str, str] | None) -> str:
+    """Leave what all runs have in common out of their names; an experiment's name stays."""
+    constant = [o.key_or_group for o in overrides if not o.is_sweep_override()]
+    if params is None:  # else the grid's directory has that name
+        constant = [key for key in constant if key != "experiment"]
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]"
+
+
+def _axis(override: Override, multirun: bool) -> list[str]:
+    """The choices of one override, written as Hydra's sweeper writes them for its jobs."""
+    key = override.get_key_element()
+    if override.is_discrete_sweep():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if override.is_sweep_override() or override.is_delete() or not multirun:
+        return [str(override.input_line)]
+    return [f"{key}={override.get_value_element_as_str()}"]
 
 
 def _values(override: Override, groups: dict[str, list[str]]) -> list[str] | None:
@@ -320,9 +411,10 @@ def _check_job(
         right += [] if wrong else [str(override.input_line)]
         mistakes += [wrong] if wrong else []
     try:
-        cfg = compose("config", overrides=[*search, *chosen, *right])
-        mistakes += wrong_values(cfg)
-        mistakes += _taken_directories(values, [*search, *chosen, *right])
+        cfg = compose("config", overrides=[*search, *chosen, *right], return_hydra_config=True)
+        own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        mistakes += wrong_values(own)
+        mistakes += _taken_directories(values, cfg)
     except (HydraException, OmegaConfBaseException) as error:
         return [*mistakes, one_line(error)], None
     return mistakes, cfg
@@ -368,21 +460,25 @@ def _may_be_added(key: str, known: dict[str, Any]) -> bool:
     return key in ADDITIONS
 
 
-def _taken_directories(overrides: list[Override], texts: list[str]) -> list[str]:
+def _taken_directories(overrides: list[Override], cfg: DictConfig) -> list[str]:
     """Where a directory is given: a run never goes where another one is."""
     given = {override.key_or_group for override in overrides}
-    taken = []
-    for key, runs in (("hydra.run.dir", "metrics.json"), ("hydra.sweep.dir", "*/metrics.json")):
-        if key in given:
-            cfg = compose("config", overrides=texts, return_hydra_config=True)
-            folder = full(str(OmegaConf.select(cfg, key)))
-            if any(Path(folder).glob(runs)):
-                taken.append(f"{key}={folder}: there is a run in it; name a new directory")
-    return taken
+    if "hydra.sweep.subdir" in given:
+        return ["hydra.sweep.subdir: a run of a grid is named for its overrides; leave it away"]
+    if "hydra.run.dir" not in given or cfg.hydra.mode == RunMode.MULTIRUN:
+        return []
+    folder = full(str(cfg.hydra.run.dir))
+    if not Path(folder, "metrics.json").exists():
+        return []
+    return [f"hydra.run.dir={folder}: there is a run in it; name a new directory"]
+
+
+def one_line_of(text: str) -> str:
+    return " ".join(str(text).split())[:300]
 
 
 def one_line(error: Exception) -> str:
     """The first lines of Hydra's message, without its list of the search path."""
     text = str(error) or str(error.__cause__)
     text = text.split("\n    full_key:")[0].split("\nConfig search path:")[0]
-    return " ".join(text.split())[:300]
+    return one_line_of(text)

@@ -10,12 +10,12 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from . import figures
-from .config import flat
+from .config import comparable
 from .data.module import ReviewData
 from .model.classifier import Classifier
 from .run import Run
@@ -169,12 +169,9 @@ class Record(Callback):
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     """The configuration for TensorBoard's HParams tab: flat, no null, no machine's paths."""
-    values = flat(OmegaConf.to_container(cfg, resolve=True))
-    machine = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
     return {
         name: value if isinstance(value, str | int | float | bool) else str(value)
-        for name, value in values.items()
-        if name not in machine
+        for name, value in comparable(cfg).items()
     }
 
 

@@ -16,13 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow
-import pyarrow.parquet
 from omegaconf import DictConfig, OmegaConf
 
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from .model.classifier import Scores
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class RunExists(Exception):
@@ -30,7 +35,10 @@ class RunExists(Exception):
 
 
 class Run:
-    """One run directory. Nothing in it is ever half-written."""
+    """One run directory. Nothing in it is ever half-written.
+
+    The process that trains holds it, from `claim` to `release` or its end.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,6 +48,7 @@ class Run:
         self.predictions = path / "predictions.parquet"
         self.curves = path / "curves.png"
         self._metrics = path / "metrics.json"
+        self._lock: int | None = None
 
     @classmethod
     def claim(cls, path: Path, metrics: Mapping[str, Any]) -> Run:
@@ -47,11 +56,19 @@ class Run:
         run = cls(path)
         path.mkdir(parents=True, exist_ok=True)
         try:
+            run._lock = hold(path)
             with run._metrics.open("x") as file:  # of two that start at once, one succeeds
                 file.write(_json(metrics))
-        except FileExistsError:
+        except (FileExistsError, Busy):
+            run.release()
             raise RunExists(f"{path}: there is a run in it; name a new directory") from None
         return run
+
+    def release(self) -> None:
+        """The run is over, or never was."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def config(self) -> DictConfig:
@@ -68,8 +85,19 @@ class Run:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         self.write(self._metrics, _json(metrics).encode())
 
+    def mark_failed(self, why: str) -> None:
+        """Say why the run is not done, for one that could not do so itself."""
+        try:
+            metrics = self.metrics
+        except (OSError, ValueError):
+            metrics = {}
+        if metrics.get("status") != "failed":  # else it said why
+            self.write_metrics({**metrics, "status": "failed", "error": why})
+
     def write_predictions(self, splits: Mapping[str, Scores]) -> None:
         """One row per review: split, index in the official split, label, logit of pos - neg."""
+        import pyarrow.parquet  # late: the command line reads metrics.json and no table
+
         tables = [
             pyarrow.table(
                 {
@@ -102,3 +130,30 @@ class Run:
 
 def _json(metrics: Mapping[str, Any]) -> str:
     return json.dumps(metrics, indent=2) + "\n"
+
+
+class Busy(Exception):
+    """Another process is at work in a directory."""
+
+
+def hold(folder: Path, release: bool = False) -> int | None:
+    """Hold `folder` until this process ends or the descriptor that comes back is closed.
+
+    The lock is on the directory itself and leaves nothing behind, however the process ends. None
+    where the system has no such locks. Raises Busy.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Busy(f"another process is at work in {folder}") from None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    if release:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -62,6 +62,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     except BaseException as error:
         record.fail(error)
         raise
+    finally:
+        run.release()
 
 
 def make_trainer(options: Mapping[str, Any], run: Run, record: Record) -> lightning.Trainer:

@@ -1,0 +1,7 @@
+"""Where Hydra looks for launchers: a namespace package that all its plugins share."""
+
+from imdb_lightning import launcher
+
+
+class LocalPool(launcher.LocalPool):
+    """hydra/launcher=local_pool."""

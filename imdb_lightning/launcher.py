@@ -1,0 +1,189 @@
+"""Hydra's launcher `local_pool`: a process for each run of a grid, several at a time.
+
+A run that raises, is killed or hangs ends alone. Its directory's metrics.json says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from . import sweep
+from .config import quoted
+from .run import Run
+
+
+GRACE = 8  # seconds from SIGTERM, at which a run writes how far it came, to SIGKILL
+OWN = ("hydra.mode", "hydra.run.", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweep")
+PR_SET_PDEATHSIG = 1  # sys/prctl.h
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class Job:
+    """One run of the grid and, once it is started, its process."""
+
+    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        self.config = config
+        self.overrides = overrides
+        self.path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        self.name = self.path.name
+        self.result = JobReturn(overrides=overrides, cfg=config, status=JobStatus.COMPLETED)
+        self.ends_by: float | None = None  # then SIGKILL
+        self.reason = ""  # why it was ended
+
+    @property
+    def uses_gpu(self) -> bool:
+        return self.config.trainer.accelerator != "cpu"
+
+    def start(self, arguments: Sequence[str], variables: dict[str, str]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.console = self.path / "console.log"
+        run_dir = f"hydra.run.dir={quoted(str(self.path))}"
+        command = [sys.executable, "-m", "imdb_lightning", *arguments, *self.overrides]
+        with self.console.open("wb") as console:
+            self.process = subprocess.Popen(
+                [*command, run_dir, "hydra.mode=RUN"],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env=os.environ | variables,
+                start_new_session=True,  # Ctrl-C goes to the parent, which ends its runs itself
+                preexec_fn=None if LIBC is None else end_with_parent,
+            )
+        self.started = time.monotonic()
+
+    def end(self, reason: str) -> None:
+        """SIGTERM now, SIGKILL to it and all that it started where that does not help."""
+        if self.ends_by is None:
+            self.reason = reason
+            self.ends_by = time.monotonic() + GRACE
+            self.process.terminate()
+        elif time.monotonic() > self.ends_by:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def finish(self, code: int) -> str:
+        """What a line says of the run that has ended; a failure goes into its directory."""
+        run, seconds = Run(self.path), time.monotonic() - self.started
+        if code == 0 and not self.reason:
+            self.console.unlink()  # train.log has it all
+            metrics = run.metrics
+            self.result.return_value = metrics["val/acc"]
+            return f"val accuracy {metrics['val/acc']:.4f}, {seconds:.0f} s"
+        self.result.return_value = float("nan")
+        if self.reason:
+            run.mark_failed(self.reason)
+        elif code < 0:
+            run.mark_failed(f"killed by {signal.Signals(-code).name} after {seconds:.0f} s")
+        else:
+            said = self.console.read_text("utf-8", "replace").strip().splitlines() or ["no message"]
+            run.mark_failed(f"exit code {code}: {said[-1]}")
+        return f"failed: {sweep.reason(run)}"
+
+    def progress(self) -> str:
+        try:
+            done = len(Run(self.path).metrics["epochs"])
+        except (OSError, ValueError, KeyError):
+            done = 0
+        return f"{self.name} {done}/{self.config.trainer.max_epochs}"
+
+
+class LocalPool(Launcher):
+    """`n_jobs` runs at a time (null: one for each GPU, or for each core), `timeout` seconds each."""
+
+    def __init__(self, n_jobs: int | None, timeout: float | None) -> None:
+        self.n_jobs = n_jobs
+        self.timeout = timeout
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.load = hydra_context.config_loader.load_sweep_config
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from .process import cores  # late: it imports torch, which takes seconds
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        jobs = [Job(self.load(self.config, list(texts)), texts) for texts in job_overrides]
+        waiting: deque[Job] = deque()
+        for job in jobs:
+            if sweep.is_done(job.path, job.config):
+                job.result.return_value = Run(job.path).metrics["val/acc"]
+            else:
+                waiting.append(job)
+        gpus = visible_gpus() if any(job.uses_gpu for job in waiting) else []
+        slots = min(self.n_jobs or len(gpus) or cores(), len(waiting))
+        threads = max(1, cores() // max(1, slots))
+        if "OMP_NUM_THREADS" in os.environ:
+            threads = min(threads, int(os.environ["OMP_NUM_THREADS"]))
+        running: dict[int, Job] = {}
+        bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run", disable=None)
+        try:
+            with bar:
+                while waiting or running:
+                    for slot in set(range(slots)) - set(running):
+                        if waiting:
+                            running[slot] = waiting.popleft()
+                            gpu = gpus[slot % len(gpus)] if gpus and running[slot].uses_gpu else ""
+                            variables = {"OMP_NUM_THREADS": str(threads)}
+                            if gpus:
+                                variables["CUDA_VISIBLE_DEVICES"] = gpu
+                            running[slot].start(self.arguments(), variables)
+                    for slot, job in list(running.items()):
+                        code = job.process.poll()
+                        if code is not None:
+                            del running[slot]
+                            bar.update()
+                            ended = len(jobs) - len(waiting) - len(running)
+                            bar.write(f"[{ended}/{len(jobs)}] {job.name}: {job.finish(code)}")
+                        elif self.timeout and time.monotonic() - job.started > self.timeout:
+                            job.end(f"ended after {self.timeout:g} s (hydra.launcher.timeout)")
+                    bar.set_postfix_str(", ".join(job.progress() for job in running.values()))
+                    time.sleep(0.2)
+        finally:  # Ctrl-C and SIGTERM
+            while running:
+                for slot, job in list(running.items()):
+                    if job.process.poll() is None:
+                        job.end("")
+                    else:
+                        del running[slot]
+                time.sleep(0.1)
+        return [job.result for job in jobs]
+
+    def arguments(self) -> list[str]:
+        """What the command line has beside the overrides of the run."""
+        sources = self.config.hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
+        overrides = [text for text in self.config.hydra.overrides.hydra if not text.startswith(OWN)]
+        return [*(f"--config-dir={folder}" for folder in folders), *overrides]
+
+
+def end_with_parent() -> None:
+    """In a new process: SIGTERM when the parent is gone, however that ends."""
+    assert LIBC is not None
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # seconds: only where a run may use one
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]

@@ -1,0 +1,175 @@
+"""A sweep directory: the runs of a grid, of which an earlier try may have finished some.
+
+sweep.json        the runs that the grid has, by name, each with the hash of its configuration
+<overrides>/      a run directory for each
+.earlier/         runs that did not finish and were started again
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from . import config
+from .run import Busy, Run, RunExists, hold
+
+
+class Sweep:
+    """One grid's directory, held by this process until it ends."""
+
+    def __init__(self, path: Path, jobs: Mapping[str, DictConfig], lock: int | None) -> None:
+        self.path = path
+        self.jobs = jobs
+        self.lock = lock
+
+    @classmethod
+    def claim(cls, folder: Path, named: bool, jobs: Mapping[str, DictConfig]) -> Sweep:
+        """Begin a sweep of these runs, or go on with it.
+
+        A `named` sweep has `folder`. Otherwise it goes on with the newest sweep beside `folder`
+        that has just these runs and that no process holds, or begins a new one. Runs that did not
+        finish are put aside. Raises Busy where another process is at work, and RunExists where a
+        finished run of the same name is another one.
+        """
+        if named:
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep = cls(folder, jobs, hold(folder))
+        else:
+            sweep = cls._earlier(folder.parent, jobs) or cls._new(folder.parent, jobs)
+        unfinished = [name for name, cfg in jobs.items() if sweep._is_there(name, cfg)]
+        known = plan(sweep.path) | {name: config.digest(cfg) for name, cfg in jobs.items()}
+        Run.write(sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode())
+        for name in unfinished:
+            sweep._put_aside(name)
+        return sweep
+
+    def _is_there(self, name: str, cfg: DictConfig) -> bool:
+        """Whether the run was started and did not finish."""
+        path = self.path / name
+        if not path.exists() or is_done(path, cfg):
+            return False
+        if status(Run(path)) == "done":
+            raise RunExists(
+                f"{path}: there is a run of another configuration or other reviews in it; name a "
+                "new directory with hydra.sweep.dir"
+            )
+        return True
+
+    @classmethod
+    def _earlier(cls, folder: Path, jobs: Mapping[str, DictConfig]) -> Sweep | None:
+        wanted = {name: config.digest(cfg) for name, cfg in jobs.items()}
+        for file in sorted(folder.glob("*/sweep.json"), reverse=True):
+            if plan(file.parent) == wanted:
+                try:
+                    return cls(file.parent, jobs, hold(file.parent))
+                except Busy:
+                    continue
+        return None
+
+    @classmethod
+    def _new(cls, folder: Path, jobs: Mapping[str, DictConfig]) -> Sweep:
+        while True:
+            path = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+            try:
+                path.mkdir(parents=True)
+                return cls(path, jobs, hold(path))
+            except (FileExistsError, Busy):  # another one that started in the same microsecond
+                continue
+
+    def _put_aside(self, name: str) -> None:
+        """Keep what an unfinished run left, out of the way of its next try."""
+        run = self.path / name
+        patience = time.monotonic() + 15  # a run whose parent was killed takes a moment to end
+        while True:
+            try:
+                hold(run, release=True)
+                break
+            except Busy:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.2)
+        earlier = self.path / ".earlier"
+        earlier.mkdir(exist_ok=True)
+        number = 1
+        while (earlier / f"{name}-{number}").exists():
+            number += 1
+        run.rename(earlier / f"{name}-{number}")
+
+    def done(self) -> int:
+        return sum(is_done(self.path / name, cfg) for name, cfg in self.jobs.items())
+
+    def failures(self) -> dict[str, str]:
+        """Runs that were started and are not done, by name, and why."""
+        return {
+            name: reason(Run(self.path / name))
+            for name, cfg in self.jobs.items()
+            if (self.path / name).exists() and not is_done(self.path / name, cfg)
+        }
+
+    def summary(self) -> Iterator[str]:
+        """Lines for the end: how many runs are done, and a table of those that failed."""
+        failures, done = self.failures(), self.done()
+        yield f"{done} of {len(self.jobs)} runs done in {self.path}"
+        width = max(map(len, failures), default=0)
+        for name, why in failures.items():
+            yield f"  {name:{width}}  {why}"
+        left = len(self.jobs) - done - len(failures)
+        if left:
+            yield f"  {left} not started"
+        if done < len(self.jobs):
+            yield "the same command runs what is not done"
+
+
+def plan(folder: Path) -> dict[str, str]:
+    """The runs that a sweep was to have, by name; empty where `folder` is no sweep's."""
+    try:
+        return dict(json.loads((folder / "sweep.json").read_text("utf-8"))["runs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def is_done(path: Path, cfg: DictConfig) -> bool:
+    """Whether `path` has a finished run of this configuration on the reviews that are there now."""
+    run = Run(path)
+    try:
+        metrics, own = run.metrics, run.config
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    if metrics.get("status") != "done" or config.digest(own) != config.digest(cfg):
+        return False
+    return cfg.data.name != "imdb" or metrics["data"]["fingerprint"] == reviews(cfg.data.path)
+
+
+@cache
+def reviews(path: str | None) -> str:
+    """Fingerprint of the reviews that `data.path` leads to."""
+    from .data import sources
+
+    return sources.fingerprint(sources.find(path))
+
+
+def status(run: Run) -> str | None:
+    try:
+        return run.metrics.get("status")
+    except (OSError, ValueError):
+        return None
+
+
+def reason(run: Run) -> str:
+    """Why a run is not done, in one line."""
+    try:
+        metrics = run.metrics
+    except OSError:
+        return "it ended before it began"
+    except ValueError as error:
+        return f"metrics.json is damaged: {error}"
+    if metrics.get("status") == "running":
+        return "killed, or still running"
+    return config.one_line_of(metrics.get("error") or metrics.get("status") or "no status")

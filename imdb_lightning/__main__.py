@@ -40,6 +40,8 @@ def main() -> None:
         line = config.check(options.overrides, bool(options.multirun), options.config_dir)
         if line.mistakes:
             leave(2, *line.mistakes)
+        if options.cfg and line.swept:
+            leave(2, f"{line.swept[0]}: --cfg shows one configuration: give one value")
         given = dict(zip(options.overrides, line.overrides, strict=True))
         sys.argv = [given.get(argument, argument) for argument in sys.argv]
         if not options.cfg and not options.info:

@@ -201,11 +201,12 @@ def comparable(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in MACHINE}
 
 
-def digest(cfg: DictConfig) -> str:
-    """A hash of `comparable`; 0 and 0.0 are one number."""
+def digest(cfg: DictConfig, seed: bool = True) -> str:
+    """A hash of `comparable`, with or without the seed; 0 and 0.0 are one number."""
     values = {
         key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for key, value in comparable(cfg).items()
+        if seed or key != "seed"
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -242,7 +243,8 @@ class CommandLine(NamedTuple):
     mistakes: list[str]  # a line each; empty where all is well
     jobs: list[DictConfig]  # the configuration of every job; one for each combination of a grid
     overrides: list[str]  # as Hydra is to have them
-    naming: list[str]  # and this one beside them: what does not vary is not in a run's name
+    naming: list[str]  # and this one beside them in a grid: what is not in a run's name
+    swept: list[str]  # those that have several values
     multirun: bool  # a grid, also one of a single run
     names: list[str]  # of the grid's runs, the directories of `jobs`
     sweep_dir: str  # of a grid
@@ -258,13 +260,12 @@ def check(
     over a group's options comes back as their list: Hydra's own sees no options in sub-folders.
     """
     search = [f"hydra.searchpath=[{full(config_dir)!r}]"] if config_dir else []
-    line = CommandLine([], [], [], [], multirun, [], "", False)
+    line = CommandLine([], [], [], [], [], multirun, [], "", False)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         groups = _groups(loader, search)
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = []
-        swept: list[str] = []
         for text in overrides:
             try:
                 (override,) = parser.parse_overrides([text])
@@ -273,7 +274,7 @@ def check(
                 line.mistakes.append(f"{text}: {one_line(error)}")
                 continue
             if values is not None:
-                swept.append(text)
+                line.swept.append(text)
                 expanded = f"{override.get_key_element()}={','.join(values)}"
                 if values:
                     (override,) = parser.parse_overrides([expanded])
@@ -282,17 +283,18 @@ def check(
                     continue
             line.overrides.append(str(override.input_line))
             parsed.append(override)
-        params = _params(parsed, groups, search)
-        line = line._replace(multirun=multirun or params is not None)
+        params, folder = _grid(parsed, groups, search)
+        named = "${now" not in folder
+        line = line._replace(multirun=multirun or params is not None, sweep_named=named)
         if not line.multirun:
             line.mistakes.extend(
-                f"{text}: several values make a grid; add -m to run them all" for text in swept
+                f"{text}: several values make a grid; add -m to run them all" for text in line.swept
             )
         given = {override.get_key_element() for override in parsed}
         own = [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
         axes = [_axis(override, line.multirun) for override in parser.parse_overrides(own) + parsed]
         if line.multirun:
-            line.naming.append(_naming(parsed, params))
+            line.naming.append(_naming(parsed, params is not None, named))
         known_of = cache(_known)  # a large grid has few choices of groups
         for choices in product(*axes):
             job = parser.parse_overrides(list(choices))
@@ -302,9 +304,7 @@ def check(
                 line.jobs.append(cfg)
                 if line.multirun:
                     line.names.append(str(cfg.hydra.sweep.subdir))
-                    raw = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
-                    named = "${now" not in raw["dir"]
-                    line = line._replace(sweep_dir=full(cfg.hydra.sweep.dir), sweep_named=named)
+                    line = line._replace(sweep_dir=full(cfg.hydra.sweep.dir))
                 with open_dict(cfg):
                     del cfg["hydra"]
         twice = {name for name in line.names if line.names.count(name) > 1}
@@ -312,10 +312,13 @@ def check(
     return line._replace(mistakes=list(dict.fromkeys(line.mistakes)))
 
 
-def _params(
+def _grid(
     overrides: list[Override], groups: dict[str, list[str]], search: list[str]
-) -> dict[str, str] | None:
-    """The axes that the chosen experiment brings; None where it is no grid of its own."""
+) -> tuple[dict[str, str] | None, str]:
+    """The axes that the chosen experiment brings, None where it is no grid, and a grid's directory.
+
+    The directory comes as it is written, with the time not yet in it.
+    """
     chosen = [
         str(override.input_line)
         for override in overrides
@@ -324,19 +327,24 @@ def _params(
     ]
     try:
         cfg = compose("config", overrides=[*search, *chosen], return_hydra_config=True)
-        if cfg.hydra.mode != RunMode.MULTIRUN:
-            return None
-        return dict(cfg.hydra.sweeper.params or {})
     except (HydraException, OmegaConfBaseException):
-        return None  # each job's own check says what is wrong
+        return None, ""  # each job's own check says what is wrong
+    sweep = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+    assert isinstance(sweep, dict)
+    if cfg.hydra.mode != RunMode.MULTIRUN:
+        return None, sweep["dir"]
+    return dict(cfg.hydra.sweeper.params or {}), sweep["dir"]
 
 
-def _naming(overrides: list[Override], params: dict[str, str] | None) -> str:
-    """Leave what all runs have in common out of their names; an experiment's name stays."""
-    constant = [o.key_or_group for o in overrides if not o.is_sweep_override()]
-    if params is None:  # else the grid's directory has that name
-        constant = [key for key in constant if key != "experiment"]
-    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]"
+def _naming(overrides: list[Override], is_grid: bool, named: bool) -> str:
+    """Leave out of a run's name what its directory's has, or what all runs have in common.
+
+    A directory with a name takes grids of any constants.
+    """
+    keys = {"experiment"} if is_grid else set()
+    if not named:
+        keys |= {o.key_or_group for o in overrides if not o.is_sweep_override()} - {"experiment"}
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(keys))}]"
 
 
 def _axis(override: Override, multirun: bool) -> list[str]:

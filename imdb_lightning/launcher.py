@@ -26,6 +26,7 @@ from .config import quoted
 from .run import Run
 
 
+POLL = 0.3  # seconds
 GRACE = 8  # seconds from SIGTERM, at which a run writes how far it came, to SIGKILL
 OWN = ("hydra.mode", "hydra.run.", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweep")
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
@@ -154,8 +155,9 @@ class LocalPool(Launcher):
                             bar.write(f"[{ended}/{len(jobs)}] {job.name}: {job.finish(code)}")
                         elif self.timeout and time.monotonic() - job.started > self.timeout:
                             job.end(f"ended after {self.timeout:g} s (hydra.launcher.timeout)")
-                    bar.set_postfix_str(", ".join(job.progress() for job in running.values()))
-                    time.sleep(0.2)
+                    if not bar.disable:
+                        bar.set_postfix_str(", ".join(job.progress() for job in running.values()))
+                    time.sleep(POLL)
         finally:  # Ctrl-C and SIGTERM
             while running:
                 for slot, job in list(running.items()):

@@ -1,6 +1,6 @@
 """A sweep directory: the runs of a grid, of which an earlier try may have finished some.
 
-sweep.json        the runs that the grid has, by name, each with the hash of its configuration
+sweep.json        the runs that the grid has, by name: their configuration's hash, and their seed
 <overrides>/      a run directory for each
 .earlier/         runs that did not finish and were started again
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -44,7 +45,7 @@ class Sweep:
         else:
             sweep = cls._earlier(folder.parent, jobs) or cls._new(folder.parent, jobs)
         unfinished = [name for name, cfg in jobs.items() if sweep._is_there(name, cfg)]
-        known = plan(sweep.path) | {name: config.digest(cfg) for name, cfg in jobs.items()}
+        known = plan(sweep.path) | planned(jobs)
         Run.write(sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode())
         for name in unfinished:
             sweep._put_aside(name)
@@ -64,7 +65,7 @@ class Sweep:
 
     @classmethod
     def _earlier(cls, folder: Path, jobs: Mapping[str, DictConfig]) -> Sweep | None:
-        wanted = {name: config.digest(cfg) for name, cfg in jobs.items()}
+        wanted = planned(jobs)
         for file in sorted(folder.glob("*/sweep.json"), reverse=True):
             if plan(file.parent) == wanted:
                 try:
@@ -127,7 +128,14 @@ class Sweep:
             yield "the same command runs what is not done"
 
 
-def plan(folder: Path) -> dict[str, str]:
+def planned(jobs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"configuration": config.digest(cfg, seed=False), "seed": cfg.seed}
+        for name, cfg in jobs.items()
+    }
+
+
+def plan(folder: Path) -> dict[str, dict[str, Any]]:
     """The runs that a sweep was to have, by name; empty where `folder` is no sweep's."""
     try:
         return dict(json.loads((folder / "sweep.json").read_text("utf-8"))["runs"])

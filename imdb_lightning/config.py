@@ -196,7 +196,7 @@ MACHINE = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
 
 def comparable(cfg: DictConfig) -> dict[str, Any]:
     """What makes two runs the same: the flat configuration but for where things are here."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     values = flat(OmegaConf.to_container(own, resolve=True))
     return {key: value for key, value in values.items() if key not in MACHINE}
 
@@ -420,7 +420,7 @@ def _check_job(
         mistakes += [wrong] if wrong else []
     try:
         cfg = compose("config", overrides=[*search, *chosen, *right], return_hydra_config=True)
-        own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         mistakes += wrong_values(own)
         mistakes += _taken_directories(values, cfg)
     except (HydraException, OmegaConfBaseException) as error:

@@ -102,7 +102,10 @@ class Job:
 
 
 class LocalPool(Launcher):
-    """`n_jobs` runs at a time (null: one for each GPU, or for each core), `timeout` seconds each."""
+    """`n_jobs` runs at a time, `timeout` seconds each.
+
+    Without `n_jobs` one for each GPU, or for each core; the runs share the cores.
+    """
 
     def __init__(self, n_jobs: int | None, timeout: float | None) -> None:
         self.n_jobs = n_jobs

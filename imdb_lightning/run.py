@@ -20,8 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from .model.classifier import Scores
 
 try:

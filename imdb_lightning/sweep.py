@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from . import config
 from .run import Busy, Run, RunExists, hold
@@ -46,7 +46,9 @@ class Sweep:
             sweep = cls._earlier(folder.parent, jobs) or cls._new(folder.parent, jobs)
         unfinished = [name for name, cfg in jobs.items() if sweep._is_there(name, cfg)]
         known = plan(sweep.path) | planned(jobs)
-        Run.write(sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode())
+        Run.write(
+            sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode()
+        )
         for name in unfinished:
             sweep._put_aside(name)
         return sweep
@@ -138,8 +140,12 @@ def planned(jobs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]]:
 def plan(folder: Path) -> dict[str, dict[str, Any]]:
     """The runs that a sweep was to have, by name; empty where `folder` is no sweep's."""
     try:
-        return dict(json.loads((folder / "sweep.json").read_text("utf-8"))["runs"])
-    except (OSError, ValueError, KeyError, TypeError):
+        runs = json.loads((folder / "sweep.json").read_text("utf-8"))["runs"]
+        return {
+            name: {"configuration": job["configuration"], "seed": job["seed"]}
+            for name, job in runs.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -1,0 +1,274 @@
+"""What the report claims, each tested on the runs at hand and ending in one word.
+
+Differences are of accuracy on the test split, which nothing was chosen on, in runs with the same
+seed. A difference below `MARGIN` counts as none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import published, statistics
+from .runs import Configuration
+
+
+MARGIN = 0.01  # accuracy: the report's own differences are up to 0.014
+ALPHA = 0.05  # after Holm
+MIN_SEEDS = 3  # below, nothing can be said of another seed
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
+@dataclass
+class Claim:
+    """A sentence and its test. Accuracies are fractions 0..1."""
+
+    text: str
+    verdict: str = UNDECIDED
+    why: str = ""  # where the numbers do not say it
+    between: str = ""
+    seeds: list[int] = field(default_factory=list)
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    val_difference: float | None = None
+    pairs: list[statistics.McNemar] = field(default_factory=list)  # by seed
+    p: float | None = None
+    p_holm: float | None = None
+    rule: Callable[[Claim], str] | None = None
+
+
+# Rules
+
+
+def better(claim: Claim) -> str:
+    """The first is better than the second."""
+    assert claim.interval is not None and claim.p_holm is not None
+    low, high = claim.interval
+    if low > 0 and claim.p_holm < ALPHA:
+        return SUPPORTED
+    return NOT_SUPPORTED if high < MARGIN else UNDECIDED
+
+
+def no_difference(claim: Claim) -> str:
+    """There is no significant difference."""
+    assert claim.interval is not None and claim.p_holm is not None
+    low, high = claim.interval
+    if claim.p_holm < ALPHA and not low <= 0 <= high:
+        return NOT_SUPPORTED
+    return SUPPORTED if -MARGIN < low and high < MARGIN else UNDECIDED
+
+
+# Tests
+
+
+def paired(
+    text: str,
+    rule: Callable[[Claim], str],
+    first: Configuration | None,
+    second: Configuration | None,
+) -> Claim:
+    """The first against the second on the same reviews."""
+    claim = Claim(text, rule=rule)
+    if first is None or second is None:
+        claim.why = "no runs of it"
+        return claim
+    claim.between = f"{first.label} - {second.label}"
+    claim.seeds = sorted(set(first.results) & set(second.results))
+    pairs = [(first.results[seed].splits, second.results[seed].splits) for seed in claim.seeds]
+    if any(not np.array_equal(a[split].index, b[split].index) for a, b in pairs for split in a):
+        claim.why = "the runs did not see the same reviews"
+        return claim
+    rights = {
+        split: [(a[split].right, b[split].right) for a, b in pairs] for split in ("val", "test")
+    }
+    return _test(claim, rights["test"], rights["val"])
+
+
+def against_one_answer(text: str, configuration: Configuration | None) -> Claim:
+    """Whether a configuration is no better than the same answer to every review."""
+    claim = Claim(text, rule=no_difference)
+    if configuration is None:
+        claim.why = "no runs of it"
+        return claim
+    claim.between = f"{configuration.label} - one answer to all"
+    claim.seeds = sorted(configuration.results)
+    rights: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"val": [], "test": []}
+    for seed in claim.seeds:
+        for split, predictions in configuration.results[seed].splits.items():
+            answer = (predictions.logit > 0).mean() > 0.5  # the one that the run gives most
+            rights[split].append((predictions.right, predictions.label == answer))
+    return _test(claim, rights["test"], rights["val"])
+
+
+def _test(
+    claim: Claim,
+    test: Sequence[tuple[np.ndarray, np.ndarray]],
+    val: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> Claim:
+    if not test:
+        claim.why = "no seed that both have"
+        return claim
+    differences_SN = np.array([a.astype(np.int8) - b.astype(np.int8) for a, b in test])
+    claim.difference = float(differences_SN.mean())
+    claim.interval = statistics.paired_interval(differences_SN)
+    claim.val_difference = float(np.mean([a.mean() - b.mean() for a, b in val]))
+    claim.pairs = [statistics.mcnemar(a, b) for a, b in test]
+    claim.p = statistics.combined([pair.p for pair in claim.pairs])
+    return claim
+
+
+def unpaired(
+    text: str,
+    rule: Callable[[Claim], str],
+    first: Configuration | None,
+    second: Configuration | None,
+) -> Claim:
+    """The first against the second on other reviews; p by Fisher's exact test, seed by seed."""
+    claim = Claim(text, rule=rule)
+    if first is None or second is None:
+        claim.why = "no runs of it"
+        return claim
+    claim.between = f"{first.label} - {second.label}"
+    claim.seeds = sorted(set(first.results) & set(second.results))
+    if not claim.seeds:
+        claim.why = "no seed that both have"
+        return claim
+    rights = [
+        np.array([c.results[seed].splits["test"].right for seed in claim.seeds])
+        for c in (first, second)
+    ]
+    claim.difference = float(rights[0].mean() - rights[1].mean())
+    claim.interval = statistics.unpaired_interval(*rights)
+    claim.val_difference = float(np.mean(first_minus_second_val(first, second, claim.seeds)))
+    claim.p = statistics.combined(
+        [statistics.two_samples(a, b) for a, b in zip(*rights, strict=True)]
+    )
+    return claim
+
+
+def first_minus_second_val(
+    first: Configuration, second: Configuration, seeds: Sequence[int]
+) -> list[float]:
+    accuracies = [[c.results[s].metrics["val/acc"] for s in seeds] for c in (first, second)]
+    return [a - b for a, b in zip(*accuracies, strict=True)]
+
+
+def identical(text: str, first: Configuration | None, second: Configuration | None) -> Claim:
+    """Whether two configurations give the same logits, to the bit."""
+    claim = Claim(text)
+    if first is None or second is None:
+        claim.why = "no runs of it"
+        return claim
+    claim.between = f"{first.label} - {second.label}"
+    claim.seeds = sorted(set(first.results) & set(second.results))
+    if not claim.seeds:
+        claim.why = "no seed that both have"
+        return claim
+    gaps = [
+        np.abs(first.results[s].splits[split].logit - second.results[s].splits[split].logit).max()
+        for s in claim.seeds
+        for split in ("val", "test")
+    ]
+    claim.why = f"largest difference of a logit after training: {max(gaps):.3g}"
+    claim.verdict = SUPPORTED if max(gaps) == 0 else NOT_SUPPORTED
+    return claim
+
+
+def judge(claims: Sequence[Claim]) -> None:
+    """Holm over the family of `claims`, then each one's verdict by its rule."""
+    tested = [claim for claim in claims if claim.p is not None]
+    adjusted = statistics.holm([claim.p for claim in tested if claim.p is not None])
+    for claim, p in zip(tested, adjusted, strict=True):
+        claim.p_holm = p
+        if len(claim.seeds) < MIN_SEEDS:
+            claim.why = f"{len(claim.seeds)} matched seeds; a verdict takes {MIN_SEEDS}"
+        elif claim.rule is not None:
+            claim.verdict = claim.rule(claim)
+
+
+# The report's claims
+
+
+def of_the_report(configurations: Sequence[Configuration]) -> list[Claim]:
+    """Its sentences, in its order."""
+    ours = {name: published.find(name, configurations) for name in published.runs()}
+    nll = published.find("custom_lstm", configurations, "model.loss=nll")
+    claims = [
+        paired("A GRU is slightly better than an RNN", better, ours["gru"], ours["rnn"]),
+        paired("An LSTM is slightly better than an RNN", better, ours["lstm"], ours["rnn"]),
+        paired(
+            "Hidden size 128 instead of 64 makes no significant difference",
+            *(no_difference, ours["hidden_128"], ours["custom_lstm"]),
+        ),
+        paired(
+            "Batch size 128 instead of 64 makes no significant difference",
+            *(no_difference, ours["batch_128"], ours["custom_lstm"]),
+        ),
+        against_one_answer("NLL on raw logits does not train at all", ours["nll_raw"]),
+        identical("log_softmax before NLL is exactly cross entropy", nll, ours["custom_lstm"]),
+        *of_memory(configurations),
+    ]
+    judge(claims)
+    return claims
+
+
+def of_memory(configurations: Sequence[Configuration]) -> list[Claim]:
+    """That an RNN forgets what is far back, and an LSTM and a GRU do not."""
+    near_and_far = {kind: _near_and_far(kind, configurations) for kind in ("rnn", "lstm", "gru")}
+    near, far = near_and_far["rnn"]
+    claims = [unpaired("An RNN forgets what is far back", better, near, far)]
+    for kind, name in (("lstm", "An LSTM"), ("gru", "A GRU")):
+        claims.append(unpaired(f"{name} does not forget it", no_difference, *near_and_far[kind]))
+    for kind, name in (("lstm", "an LSTM"), ("gru", "a GRU")):
+        text = f"Far back, {name} remembers better than an RNN"
+        claims.append(paired(text, better, near_and_far[kind][1], far))
+    return claims
+
+
+def _near_and_far(
+    kind: str, configurations: Sequence[Configuration]
+) -> tuple[Configuration | None, Configuration | None]:
+    """The shortest and the longest distance that all cells of the memory grid have runs of."""
+    distances = memory(configurations)
+    named = [name for name in (f"custom_{kind}", kind) if name in distances]
+    shared = set.intersection(*map(set, distances.values())) if distances else set()
+    if not named or len(shared) < 2:
+        return None, None
+    of = distances[named[0]]
+    return of[min(shared)], of[max(shared)]
+
+
+def memory(configurations: Sequence[Configuration]) -> dict[str, dict[int, Configuration]]:
+    """By model and distance: synthetic runs that see the last hidden state alone.
+
+    Where there are several kinds of such runs, those of the kind with most configurations.
+    """
+    kinds: dict[str, dict[str, dict[int, Configuration]]] = {}
+    for c in configurations:
+        if c.dataset == "synthetic" and c.config["model.pooling"] == "last":
+            rest = {
+                key: value
+                for key, value in c.config.items()
+                if key not in ("seed", "data.distance", "model.name", "model.implementation")
+                and not key.startswith(("model.cell.", "model.layer."))
+            }
+            models = kinds.setdefault(str(sorted(rest.items())), {})
+            models.setdefault(c.config["model.name"], {})[c.config["data.distance"]] = c
+    return max(kinds.values(), key=lambda models: sum(map(len, models.values())), default={})
+
+
+def against_the_best(configurations: Sequence[Configuration]) -> list[Claim]:
+    """The best on val against each other configuration that saw the same reviews."""
+    if len(configurations) < 2:
+        return []
+    best = max(configurations, key=lambda c: float(np.mean(c.values("val/acc"))))
+    claims = [
+        paired(f"{best.label} is better than {c.label}", better, best, c)
+        for c in configurations
+        if c is not best
+    ]
+    judge(claims)
+    return claims

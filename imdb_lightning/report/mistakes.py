@@ -1,0 +1,67 @@
+"""The reviews that all models find hardest, with their texts where the reviews are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from ..data import sources
+from .runs import Result
+
+
+SHOWN = 5
+LENGTH = 1_500  # characters of a review
+TRAINED = 0.6  # accuracy: a run below tells nothing of a review
+
+
+@dataclass
+class Mistake:
+    """One review of the official test split."""
+
+    index: int
+    label: str
+    wrong: int  # runs
+    runs: int
+    probability: float  # of the label, mean over runs
+    text: str
+
+
+def hardest(results: Sequence[Result]) -> list[Mistake]:
+    """The test reviews whose label has the least mean probability, where the reviews are here."""
+    trained = [
+        r for r in results if r.metrics["dataset"] == "imdb" and r.metrics["test/acc"] > TRAINED
+    ]
+    if not trained:
+        return []
+    data = trained[0].metrics["data"]
+    same = [r for r in trained if r.metrics["data"].get("fingerprint") == data.get("fingerprint")]
+    copy = Path(str(data.get("source")))
+    try:
+        if not copy.exists() or sources.fingerprint(copy) != data.get("fingerprint"):
+            return []
+        texts = sources.load(copy)["test"].texts
+    except (OSError, sources.DataError):
+        return []
+    test = same[0].splits["test"]
+    logit_RN = np.array([r.splits["test"].logit for r in same])
+    probability_RN = expit(np.where(test.label, logit_RN, -logit_RN))
+    mean_N = probability_RN.mean(0)
+    found = []
+    for row in np.argsort(mean_N, kind="stable")[:SHOWN]:
+        index = int(test.index[row])
+        text = texts[index]
+        found.append(
+            Mistake(
+                index,
+                "positive" if test.label[row] else "negative",
+                int((probability_RN[:, row] < 0.5).sum()),
+                len(same),
+                float(mean_N[row]),
+                text if len(text) <= LENGTH else f"{text[:LENGTH]} ...",
+            )
+        )
+    return found

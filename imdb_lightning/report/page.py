@@ -1,0 +1,251 @@
+"""The report itself: report.md with its plots, and report.html in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from ..run import Run
+from . import claims, figures, mistakes, published, statistics
+from .claims import Claim
+from .runs import Collection, Configuration, Result
+
+
+MARK = "imdb_lightning.report"  # in every file that this module writes
+SHOWN = 8  # configurations in one plot, runs in the list of the slowest
+CLOSE = 0.015  # accuracy: how near the published number a mean should be
+
+
+class NotOurs(Exception):
+    """A file of the report's name that somebody else wrote."""
+
+
+@dataclass
+class Row:
+    """One configuration in a table. Accuracies are fractions 0..1."""
+
+    configuration: Configuration | None
+    label: str
+    published: float | None = None
+
+    @property
+    def count(self) -> str:
+        """Seeds there, of those that a grid asked for."""
+        if self.configuration is None:
+            return "0"
+        done, planned = len(self.configuration.results), len(self.configuration.planned)
+        return str(done) if done == planned else f"{done} of {planned}"
+
+    def mean(self, name: str) -> float:
+        assert self.configuration is not None
+        return float(np.mean(self.configuration.values(name)))
+
+    def sd(self, name: str) -> float | None:
+        assert self.configuration is not None
+        values = self.configuration.values(name)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    @property
+    def within(self) -> str:
+        """Whether one more run of ours could well give the published number."""
+        assert self.configuration is not None and self.published is not None
+        interval = statistics.prediction_interval(self.configuration.values("val/acc"))
+        if interval is None:
+            return "one seed has no spread"
+        low, high = interval
+        inside = low <= self.published <= high
+        return f"{'yes' if inside else 'no'} ({low:.4f} to {high:.4f})"
+
+    @property
+    def far(self) -> bool:
+        return self.published is not None and abs(self.mean("val/acc") - self.published) > CLOSE
+
+
+@dataclass
+class Calibration:
+    """Of one configuration, means over seeds, on test, before and after the temperature."""
+
+    label: str
+    temperature: float
+    error: tuple[float, float]
+    nll: tuple[float, float]
+    plot: str
+
+
+@dataclass
+class Group:
+    """Configurations that saw the same reviews, but for the report's own and the memory grid."""
+
+    title: str
+    rows: list[Row]
+    curves: str
+    claims: list[Claim]
+
+
+def write(collection: Collection, folder: Path) -> list[Path]:
+    """report.md, its plots in report/, and report.html. Raises NotOurs and leaves all as it is."""
+    pages = [folder / "report.md", folder / "report.html"]
+    for file in pages:
+        if file.exists() and MARK not in file.read_text("utf-8", "replace"):
+            raise NotOurs(f"{file}: not written by this command; move it away or give --output")
+    content = contents(collection)
+    plots = folder / "report"
+    for name, plot in content.pop("plots").items():
+        plots.mkdir(parents=True, exist_ok=True)
+        Run.write(plots / f"{name}.svg", figures.as_file(plot).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in pages:
+        text = environment(file.suffix == ".html").get_template(f"{file.name}.j2").render(content)
+        Run.write(file, text.encode())
+    return pages
+
+
+def environment(escape: bool) -> jinja2.Environment:
+    filters: dict[str, Callable[..., str]] = {
+        "acc": lambda x: "" if x is None else f"{x:.4f}",
+        "points": lambda x: "" if x is None else f"{100 * x:+.2f}",
+        "p": lambda x: "" if x is None else ("< 0.0001" if x < 1e-4 else f"{x:.4f}"),
+        "loss": lambda x: f"{x:,.4f}" if abs(x) < 100 else f"{x:,.0f}",
+        "cell": lambda x: str(x).replace("|", "\\|"),
+    }
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("imdb_lightning.report"),
+        autoescape=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters.update(filters)
+    return made
+
+
+def contents(collection: Collection) -> dict[str, Any]:
+    """All that the templates show."""
+    configurations = collection.configurations
+    plots: dict[str, str] = {}
+
+    def plot(name: str, text: str) -> str:
+        """The plot's name, under which both pages find it."""
+        plots[name] = text
+        return name
+
+    rows, panels = [], []
+    for name, paper in published.runs().items():
+        configuration = published.find(name, configurations)
+        if configuration is not None:
+            configuration.label = f"report/{name}"
+            panels += [
+                plot(f"{name}-{kind}", figures.learning_curve(configuration, kind, paper))
+                for kind in ("acc", "loss")
+            ]
+        rows.append(Row(configuration, f"report/{name}", paper["epochs"][-1]["test_acc"]))
+    repeated = [row for row in rows if row.configuration is not None]
+
+    models = claims.memory(configurations)
+    in_memory = [c for distances in models.values() for c in distances.values()]
+    if sum(len(distances) > 1 for distances in models.values()):
+        memory = plot("memory", figures.memory(models))
+    else:
+        memory, in_memory = "", []
+
+    ours = {id(row.configuration) for row in repeated} | {id(c) for c in in_memory}
+    groups: list[Group] = []
+    for same in by_reviews(configurations):
+        others = [c for c in same if id(c) not in ours]
+        if others:
+            number = len(groups) + 1
+            title = f"{same[0].dataset} reviews" + (f", {number}" if number > 1 else "")
+            shown = sorted(others, key=lambda c: -float(np.mean(c.values("val/acc"))))
+            drawn = plot(f"others-{number}", figures.curves(shown[:SHOWN], title))
+            against = [c for c in same if id(c) not in {id(m) for m in in_memory}]
+            compared = claims.against_the_best(against)
+            groups.append(Group(title, [Row(c, c.label) for c in shown], drawn, compared))
+
+    calibrated = []
+    for number, c in enumerate(
+        c for c in configurations if id(c) not in {id(m) for m in in_memory}
+    ):
+        temperatures = {
+            seed: statistics.temperature(r.splits["val"].logit, r.splits["val"].label)
+            for seed, r in c.results.items()
+        }
+        calibrated.append(calibration(c, temperatures, number, plot))
+
+    results = collection.results
+    return {
+        "mark": MARK,
+        "rows": rows if repeated else [],
+        "far": [row for row in repeated if row.far],
+        "panels": panels,
+        "claims": claims.of_the_report(configurations) if repeated or memory else [],
+        "memory": memory,
+        "memory_rows": [
+            (name, [(d, Row(c, c.label)) for d, c in sorted(distances.items())])
+            for name, distances in sorted(models.items())
+        ]
+        if memory
+        else [],
+        "calibrations": calibrated,
+        "groups": groups,
+        "slowest": sorted(results, key=lambda r: -r.metrics["seconds"])[:SHOWN],
+        "unfinished": collection.unfinished,
+        "problems": collection.problems,
+        "counts": {
+            name: sum(r.metrics["dataset"] == name for r in results)
+            for name in ("imdb", "synthetic")
+        },
+        "devices": sorted({r.metrics["device"] for r in results}),
+        "versions": sorted({versions(r) for r in results}),
+        "commits": sorted({str(r.metrics["git"] or "no git") for r in results}),
+        "margin": claims.MARGIN,
+        "min_seeds": claims.MIN_SEEDS,
+        "bins": statistics.BINS,
+        "close": CLOSE,
+        "mistakes": mistakes.hardest(results),
+        "plots": plots,
+        "svg": plots.copy(),
+    }
+
+
+def calibration(
+    c: Configuration, temperatures: dict[int, float], number: int, plot: Callable[[str, str], str]
+) -> Calibration:
+    tests = {seed: result.splits["test"] for seed, result in c.results.items()}
+
+    def mean(measure: Callable[[np.ndarray, np.ndarray], float]) -> tuple[float, float]:
+        before = [measure(test.logit, test.label) for test in tests.values()]
+        after = [measure(t.logit / temperatures[s], t.label) for s, t in tests.items()]
+        return float(np.mean(before)), float(np.mean(after))
+
+    drawn = plot(f"reliability-{number + 1}", figures.reliability(c, temperatures))
+    return Calibration(
+        c.label,
+        float(np.exp(np.mean(np.log(list(temperatures.values()))))),
+        mean(statistics.calibration_error),
+        mean(statistics.nll),
+        drawn,
+    )
+
+
+def by_reviews(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
+    """Configurations whose runs were tested on the same reviews, together."""
+    groups: dict[Any, list[Configuration]] = {}
+    for c in configurations:
+        key: tuple[Any, ...] = (c.dataset, c.config["data.seed"], c.config["data.val_size"])
+        if c.dataset == "synthetic":
+            grammar = ("train_size", "test_size", "distance", "max_length")
+            key += tuple(c.config[f"data.{name}"] for name in grammar)
+        else:
+            key += (next(iter(c.results.values())).metrics["data"].get("fingerprint"),)
+        groups.setdefault(key, []).append(c)
+    return list(groups.values())
+
+
+def versions(result: Result) -> str:
+    return ", ".join(f"{name} {number}" for name, number in result.metrics["versions"].items())

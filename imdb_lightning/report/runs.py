@@ -1,0 +1,200 @@
+"""The runs that a report is about, read from their directories and grouped by configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import yaml
+from omegaconf.errors import OmegaConfBaseException
+
+from .. import config, sweep
+from ..run import Run
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of one split, in the order of `index`."""
+
+    index: np.ndarray
+    label: np.ndarray  # bool
+    logit: np.ndarray  # positive - negative
+
+    @property
+    def right(self) -> np.ndarray:
+        return (self.logit > 0) == self.label
+
+
+@dataclass
+class Result:
+    """A finished run."""
+
+    path: Path
+    metrics: dict[str, Any]
+    config: dict[str, Any]  # flat
+    splits: dict[str, Predictions]
+
+    @property
+    def seed(self) -> int:
+        return self.metrics["seed"]
+
+
+@dataclass
+class Configuration:
+    """The finished runs of one configuration, by seed, and the seeds that a grid asked for."""
+
+    digest: str
+    results: dict[int, Result] = field(default_factory=dict)
+    planned: set[int] = field(default_factory=set)
+    label: str = ""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return next(iter(self.results.values())).config
+
+    @property
+    def dataset(self) -> str:
+        return self.config["data.name"]
+
+    def values(self, name: str) -> list[float]:
+        return [result.metrics[name] for result in self.results.values()]
+
+
+class Unfinished(NamedTuple):
+    """A run that is not in the means."""
+
+    path: Path
+    why: str
+
+
+@dataclass
+class Collection:
+    """Everything that was found, and a line for each thing that is wrong with it."""
+
+    configurations: list[Configuration]
+    unfinished: list[Unfinished]
+    problems: list[str]
+
+    @property
+    def results(self) -> list[Result]:
+        return [r for c in self.configurations for r in c.results.values()]
+
+
+def collect(folders: Iterable[Path]) -> Collection:
+    """The runs in these folders: run directories, sweeps, or folders of them, also unfinished."""
+    found: dict[str, Configuration] = {}
+    collection = Collection([], [], [])
+    seen: set[Path] = set()
+    for folder in folders:
+        paths = [path for path in run_directories(folder) if path.resolve() not in seen]
+        seen |= {path.resolve() for path in paths}
+        if not paths:
+            collection.problems.append(f"{folder}: no runs in it")
+        for path in paths:
+            _add(path, found, collection)
+        for file in sorted(folder.rglob("sweep.json")):
+            for name, job in sweep.plan(file.parent).items():
+                digest = job["configuration"]
+                found.setdefault(digest, Configuration(digest)).planned.add(job["seed"])
+                if not (file.parent / name).exists():
+                    collection.unfinished.append(Unfinished(file.parent / name, "not started"))
+    for configuration in found.values():
+        configuration.results = dict(sorted(configuration.results.items()))
+        configuration.planned |= set(configuration.results)
+        if configuration.results:
+            collection.configurations.append(configuration)
+    label(collection.configurations)
+    return collection
+
+
+def run_directories(folder: Path) -> Iterator[Path]:
+    """`folder` and what is below it, where it is a run's; earlier tries of a sweep are not."""
+    for path, names, files in os.walk(folder):
+        names.sort()
+        if "metrics.json" in files or ".hydra" in names:
+            yield Path(path)
+            names.clear()
+        names[:] = [name for name in names if not name.startswith(".")]
+
+
+def _add(path: Path, found: dict[str, Configuration], collection: Collection) -> None:
+    run = Run(path)
+    try:
+        metrics = run.metrics
+    except OSError:
+        collection.problems.append(f"{path}: no metrics.json")
+        return
+    except ValueError as error:
+        collection.problems.append(f"{path}: metrics.json is damaged: {config.one_line(error)}")
+        return
+    if not isinstance(metrics, dict) or metrics.get("status") != "done":
+        collection.unfinished.append(Unfinished(path, sweep.reason(run)))
+        return
+    try:
+        splits = read_predictions(run.predictions)
+    except (OSError, pyarrow.ArrowException, KeyError) as error:
+        what = f"predictions.parquet is missing or damaged: {config.one_line(error)}"
+        collection.problems.append(f"{path}: {what}")
+        return
+    try:
+        own = run.config
+        digest, flat = config.digest(own, seed=False), config.comparable(own)
+        result = Result(path, metrics, flat, splits)
+        missing = sorted(NEEDED - set(metrics))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, AttributeError) as error:
+        what = f".hydra/config.yaml is missing or damaged: {config.one_line(error)}"
+        collection.problems.append(f"{path}: {what}")
+        return
+    if missing:
+        collection.problems.append(f"{path}: metrics.json lacks {', '.join(missing)}")
+        return
+    configuration = found.setdefault(digest, Configuration(digest))
+    other = configuration.results.setdefault(result.seed, result)
+    if other is not result:
+        what = "the same configuration and seed; the first is in the report"
+        collection.problems.append(f"{other.path} and {path}: {what}")
+
+
+NEEDED = set(
+    "dataset model seed parameters epochs best_epoch val/acc val/loss test/acc test/loss seconds "
+    "device versions git data".split()
+)
+
+
+def read_predictions(file: Path) -> dict[str, Predictions]:
+    """The splits "val" and "test". Raises OSError, ArrowException or KeyError where it cannot."""
+    table = pyarrow.parquet.read_table(file)
+    split = table["split"].to_numpy()
+    columns = [table[name].to_numpy() for name in ("index", "label", "logit")]
+    splits = {}
+    for name in ("val", "test"):
+        index, label, logit = (column[split == name] for column in columns)
+        if not len(index):
+            raise KeyError(f"no rows of split {name}")
+        order = np.argsort(index)
+        splits[name] = Predictions(index[order], label[order].astype(bool), logit[order])
+    return splits
+
+
+def label(configurations: list[Configuration]) -> None:
+    """Name each one by its model and by what tells it from the others of its dataset."""
+    for dataset in {c.dataset for c in configurations}:
+        same = [c for c in configurations if c.dataset == dataset]
+        keys = {key for c in same for key in c.config}
+        values = {key: {str(c.config[key]) for c in same if key in c.config} for key in keys}
+        varies = sorted(
+            key
+            for key in keys - {"seed", "model.name"}
+            if not key.endswith("_target_") and len(values[key]) > 1
+        )
+        for c in same:
+            parts = [
+                f"{key.split('.', 1)[-1]}={c.config[key]}" for key in varies if key in c.config
+            ]
+            c.label = " ".join([c.config["model.name"], *parts])

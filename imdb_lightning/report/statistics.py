@@ -1,0 +1,144 @@
+"""What a difference between two configurations is worth, and how well probabilities are meant.
+
+N reviews, S seeds. A run is right or wrong on each review; two runs with the same seed are a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from scipy.stats import binomtest, fisher_exact, norm, t
+
+
+LEVEL = 0.95  # of every interval
+DRAWS = 10_000  # of the bootstrap
+BINS = 15  # of the calibration error, with the same number of reviews each
+
+
+class McNemar(NamedTuple):
+    """Reviews on which just one of two runs is right."""
+
+    first: int
+    second: int
+
+    @property
+    def p(self) -> float:
+        """Exact two-sided p: both are as likely where the two are equally good (McNemar 1947)."""
+        both = self.first + self.second
+        return float(binomtest(self.first, both).pvalue) if both else 1.0
+
+
+def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
+    """Of two bool arrays that say which reviews were answered rightly."""
+    return McNemar(int((first_N & ~second_N).sum()), int((~first_N & second_N).sum()))
+
+
+def two_samples(first_N: np.ndarray, second_M: np.ndarray) -> float:
+    """Fisher's exact two-sided p that both are right equally often, on different reviews."""
+    counts = [[int(x.sum()), int((~x).sum())] for x in (first_N, second_M)]
+    return float(fisher_exact(counts).pvalue)
+
+
+def combined(p_S: Sequence[float]) -> float:
+    """One p for several tests of the same claim on the same reviews, which depend on each other.
+
+    Twice the median is a p-value under any dependence (Rueger 1978; Vovk and Wang 2020).
+    """
+    return min(1.0, 2 * float(np.median(p_S)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for the size of the family (Holm 1979), in the order of `p_values`."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
+    return [float(p) for p in adjusted.clip(max=1)]
+
+
+def paired_interval(difference_SN: np.ndarray) -> tuple[float, float]:
+    """Interval of the mean of paired differences, over seeds and reviews.
+
+    Each draw takes seeds and reviews anew, crossed (Owen 2007).
+    """
+    random = np.random.default_rng(0)
+    seeds_BS = random.integers(len(difference_SN), size=(DRAWS, len(difference_SN)))
+    return _interval(_means(difference_SN, seeds_BS, random), len(difference_SN))
+
+
+def unpaired_interval(first_SN: np.ndarray, second_SM: np.ndarray) -> tuple[float, float]:
+    """The same of the difference of two means on different reviews, with the same seeds."""
+    random = np.random.default_rng(0)
+    seeds_BS = random.integers(len(first_SN), size=(DRAWS, len(first_SN)))
+    first_B = _means(first_SN, seeds_BS, random)
+    second_B = _means(second_SM, seeds_BS, random)
+    return _interval(first_B - second_B, len(first_SN))
+
+
+def _means(values_SN: np.ndarray, seeds_BS: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    # Reviews with the same values for all seeds are alike: far fewer kinds than reviews.
+    kinds_SK, counts_K = np.unique(values_SN.astype(np.int8), axis=1, return_counts=True)
+    reviews = counts_K.sum()
+    drawn_BK = random.multinomial(reviews, counts_K / reviews, size=len(seeds_BS))
+    means_BS = drawn_BK @ kinds_SK.T.astype(float) / reviews
+    return np.take_along_axis(means_BS, seeds_BS, axis=1).mean(1)
+
+
+def _interval(draws_B: np.ndarray, seeds: int) -> tuple[float, float]:
+    """Percentiles, wider the fewer seeds there are: a few of them vary too little when drawn anew.
+
+    The expanded percentile interval of Hesterberg 2015, "What teachers should know about the
+    bootstrap": the percentile of a normal distribution at Student's t times sqrt(n / (n - 1)).
+    """
+    tail = (1 - LEVEL) / 2
+    if seeds > 1:
+        tail = norm.cdf(-np.sqrt(seeds / (seeds - 1)) * t.ppf(1 - tail, seeds - 1))
+    low, high = np.quantile(draws_B, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Where one more run would lie, with probability `LEVEL`; None of a single run."""
+    if len(values) < 2:
+        return None
+    reach = t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.sqrt(1 + 1 / len(values))
+    reach *= np.std(values, ddof=1)
+    mean = float(np.mean(values))
+    return mean - reach, mean + reach
+
+
+# Calibration: the probability of the positive class is the sigmoid of the logit difference
+
+
+def nll(logit_N: np.ndarray, label_N: np.ndarray) -> float:
+    """Mean negative log-likelihood, nats per review."""
+    return float(np.logaddexp(0, -logit_N * (2 * label_N - 1)).mean())
+
+
+def temperature(logit_N: np.ndarray, label_N: np.ndarray) -> float:
+    """What to divide logits by for the least `nll` (Guo et al. 2017)."""
+    found = minimize_scalar(
+        lambda log: nll(logit_N / np.exp(log), label_N), bounds=(-5, 15), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def reliability(logit_N: np.ndarray, label_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean confidence in the predicted class, and accuracy, of each of `BINS` bins."""
+    confidence_N = expit(np.abs(logit_N))
+    right_N = (logit_N > 0) == label_N
+    bins = np.array_split(np.argsort(confidence_N, kind="stable"), min(BINS, len(logit_N)))
+    return (
+        np.array([confidence_N[rows].mean() for rows in bins]),
+        np.array([right_N[rows].mean() for rows in bins]),
+    )
+
+
+def calibration_error(logit_N: np.ndarray, label_N: np.ndarray) -> float:
+    """Expected calibration error, a fraction 0..1: mean of |confidence - accuracy| over bins."""
+    confidence, accuracy = reliability(logit_N, label_N)
+    return float(np.abs(confidence - accuracy).mean())

@@ -78,11 +78,10 @@ class Job:
     def finish(self, code: int) -> str:
         """What a line says of the run that has ended; a failure goes into its directory."""
         run, seconds = Run(self.path), time.monotonic() - self.started
-        if code == 0 and not self.reason:
+        if sweep.is_done(self.path, self.config):
             self.console.unlink()  # train.log has it all
-            metrics = run.metrics
-            self.result.return_value = metrics["val/acc"]
-            return f"val accuracy {metrics['val/acc']:.4f}, {seconds:.0f} s"
+            self.result.return_value = run.metrics["val/acc"]
+            return f"val accuracy {run.metrics['val/acc']:.4f}, {seconds:.0f} s"
         self.result.return_value = float("nan")
         if self.reason:
             run.mark_failed(self.reason)
@@ -134,8 +133,6 @@ class LocalPool(Launcher):
         gpus = visible_gpus() if any(job.uses_gpu for job in waiting) else []
         slots = min(self.n_jobs or len(gpus) or cores(), len(waiting))
         threads = max(1, cores() // max(1, slots))
-        if "OMP_NUM_THREADS" in os.environ:
-            threads = min(threads, int(os.environ["OMP_NUM_THREADS"]))
         running: dict[int, Job] = {}
         bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run", disable=None)
         try:
@@ -143,12 +140,8 @@ class LocalPool(Launcher):
                 while waiting or running:
                     for slot in set(range(slots)) - set(running):
                         if waiting:
-                            running[slot] = waiting.popleft()
-                            gpu = gpus[slot % len(gpus)] if gpus and running[slot].uses_gpu else ""
-                            variables = {"OMP_NUM_THREADS": str(threads)}
-                            if gpus:
-                                variables["CUDA_VISIBLE_DEVICES"] = gpu
-                            running[slot].start(self.arguments(), variables)
+                            job = running[slot] = waiting.popleft()
+                            job.start(self.arguments(), share(threads, gpus, slot, job.uses_gpu))
                     for slot, job in list(running.items()):
                         code = job.process.poll()
                         if code is not None:
@@ -177,6 +170,15 @@ class LocalPool(Launcher):
         folders = [source.path for source in sources if source.provider == "command-line"]
         overrides = [text for text in self.config.hydra.overrides.hydra if not text.startswith(OWN)]
         return [*(f"--config-dir={folder}" for folder in folders), *overrides]
+
+
+def share(threads: int, gpus: Sequence[str], slot: int, uses_gpu: bool) -> dict[str, str]:
+    """What a run sees of the machine: its part of the cores, and one GPU or none."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    variables = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
+    if gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)] if uses_gpu else ""
+    return variables
 
 
 def end_with_parent() -> None:

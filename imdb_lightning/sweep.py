@@ -22,6 +22,9 @@ from . import config
 from .run import Busy, Run, RunExists, hold
 
 
+PATIENCE = 15  # seconds that a run whose parent was killed may take to end
+
+
 class Sweep:
     """One grid's directory, held by this process until it ends."""
 
@@ -89,7 +92,7 @@ class Sweep:
     def _put_aside(self, name: str) -> None:
         """Keep what an unfinished run left, out of the way of its next try."""
         run = self.path / name
-        patience = time.monotonic() + 15  # a run whose parent was killed takes a moment to end
+        patience = time.monotonic() + PATIENCE
         while True:
             try:
                 hold(run, release=True)
@@ -126,6 +129,8 @@ class Sweep:
         left = len(self.jobs) - done - len(failures)
         if left:
             yield f"  {left} not started"
+        if failures:
+            yield "train.log in a run's directory says more, console.log where there is one"
         if done < len(self.jobs):
             yield "the same command runs what is not done"
 

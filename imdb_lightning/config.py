@@ -283,8 +283,8 @@ def check(
                     continue
             line.overrides.append(str(override.input_line))
             parsed.append(override)
-        params, folder = _grid(parsed, groups, search)
-        named = "${now" not in folder
+        params, folder = _grid(parsed, search)
+        named = folder != "" and "${now" not in folder
         line = line._replace(multirun=multirun or params is not None, sweep_named=named)
         if not line.multirun:
             line.mistakes.extend(
@@ -312,22 +312,22 @@ def check(
     return line._replace(mistakes=list(dict.fromkeys(line.mistakes)))
 
 
-def _grid(
-    overrides: list[Override], groups: dict[str, list[str]], search: list[str]
-) -> tuple[dict[str, str] | None, str]:
+def _grid(overrides: list[Override], search: list[str]) -> tuple[dict[str, str] | None, str]:
     """The axes that the chosen experiment brings, None where it is no grid, and a grid's directory.
 
-    The directory comes as it is written, with the time not yet in it.
+    The directory comes as it is written, with the time not yet in it; empty where none is chosen.
     """
     chosen = [
         str(override.input_line)
         for override in overrides
         if not override.is_sweep_override()
-        and (override.key_or_group in groups or override.key_or_group.startswith("hydra"))
+        and (override.key_or_group == "experiment" or override.key_or_group.startswith("hydra"))
     ]
+    if not chosen:
+        return None, ""
     try:
         cfg = compose("config", overrides=[*search, *chosen], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, ValueError):
         return None, ""  # each job's own check says what is wrong
     sweep = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
     assert isinstance(sweep, dict)

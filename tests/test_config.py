@@ -9,10 +9,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from imdb_lightning import config
-from imdb_lightning.config import RULES, flat, run_name
+from imdb_lightning.config import RULES, flat, full, run_name
 from tests.conftest import composed
 
 
@@ -28,7 +29,7 @@ GROUPS = {group: options(group) for group in ("data", "model", "trainer", "exper
 
 @pytest.mark.parametrize("choice", [f"{g}={name}" for g, names in GROUPS.items() for name in names])
 def test_every_option_composes_and_is_complete(choice: str) -> None:
-    cfg = composed(choice)
+    cfg = composed(choice, "hydra.mode=RUN")
     keys = set(flat(OmegaConf.to_container(cfg, resolve=True)))
     named = {key.split("=")[0] for key in keys}
     extras = {"model.layer._target_", "model.cell._target_", "model.vocab_size", "model.max_length"}
@@ -218,14 +219,92 @@ def test_a_configuration_folder_of_ones_own_is_known(tmp_path: Path) -> None:
     assert wrong.mistakes == ["optim.lr=-1: it takes a number above 0"]
 
 
-@pytest.mark.parametrize("key", ["hydra.run.dir={}/run", "hydra.sweep.dir={}"])
-def test_a_directory_with_a_run_is_refused(tmp_path: Path, key: str) -> None:
-    override = key.format(tmp_path)
+def test_a_directory_with_a_run_is_refused(tmp_path: Path) -> None:
+    override = f"hydra.run.dir={tmp_path / 'run'}"
     assert mistakes(override) == []
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").touch()
     (line,) = mistakes(override)
     assert "there is a run in it; name a new directory" in line
+
+
+# Grids
+
+
+GRIDS = {"cells": 18, "hidden_size": 12, "batch_size": 12, "loss": 9, "memory": 54}
+
+
+@pytest.mark.parametrize("name", list(GRIDS))
+def test_a_grid_has_a_directory_and_runs_with_names_of_their_own(name: str) -> None:
+    line = config.check([f"experiment={name}"])
+    assert line.mistakes == []
+    assert line.multirun and line.sweep_named
+    assert line.sweep_dir == full(f"outputs/sweeps/{name}")
+    assert len(line.jobs) == len(set(line.names)) == GRIDS[name]
+    assert len({config.digest(cfg) for cfg in line.jobs}) == GRIDS[name]
+
+
+def test_the_cells_of_the_fair_grid_differ_in_nothing_else() -> None:
+    jobs = config.check(["experiment=cells", "seed=0"]).jobs
+    for cfg in jobs:
+        values = config.comparable(cfg)
+        for key in [key for key in values if key.startswith(("model.layer.", "model.cell."))]:
+            del values[key]
+        values.pop("model.implementation", None)
+        del values["model.name"]
+        assert values == {key: config.comparable(jobs[0])[key] for key in values}
+
+
+def test_the_command_line_overrides_a_grid() -> None:
+    line = config.check(["experiment=memory", "data.distance=10,20", "seed=5", "optim.lr=0.1"])
+    assert line.mistakes == []
+    assert {(cfg.data.distance, cfg.seed, cfg.optim.lr) for cfg in line.jobs} == {
+        (10, 5, 0.1),
+        (20, 5, 0.1),
+    }
+    assert "data.distance=10,model=custom_rnn,optim.lr=0.1,seed=5,synthetic" in line.names
+
+
+def test_one_run_of_a_grid() -> None:
+    line = config.check(["experiment=loss", "hydra.mode=RUN"])
+    assert line.mistakes == []
+    assert not line.multirun and len(line.jobs) == 1
+
+
+def test_what_all_runs_share_is_not_in_their_names_unless_the_directory_has_one() -> None:
+    overrides = ["optim.lr=0.5", "model=gru,lstm"]
+    assert config.check(overrides, multirun=True).names == ["model=gru", "model=lstm"]
+    named = config.check([*overrides, "hydra.sweep.dir=x"], multirun=True)
+    assert named.names == ["model=gru,optim.lr=0.5", "model=lstm,optim.lr=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mistake"),
+    [
+        (["seed=0,0"], "the grid has seed=0 twice"),
+        (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir: a run of a grid is named for"),
+        (["experiment=memory", "data.distance=10,x"], "data.distance=x: it takes a whole number"),
+    ],
+)
+def test_what_a_grid_cannot_be(overrides: list[str], mistake: str) -> None:
+    assert any(mistake in line for line in mistakes(*overrides, multirun=True))
+
+
+def test_the_digest_is_of_the_values_not_of_their_writing() -> None:
+    def digest(*overrides: str) -> str:
+        (cfg,) = config.check(list(overrides)).jobs
+        return config.digest(cfg)
+
+    assert digest("optim.weight_decay=0") == digest("optim.weight_decay=0.0") == digest()
+    assert digest("optim.weight_decay=1e-3") != digest()
+    assert digest("seed=1") != digest("seed=0")
+    assert digest("data.num_workers=2", "data.cache_dir=null") == digest()
+
+
+@pytest.mark.parametrize("text", ["a b", "it's", "a,b=c", "back\\", "\\'", "${x}", "[1]", ""])
+def test_a_quoted_text_is_that_text_to_hydra(text: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"k={config.quoted(text)}"])
+    assert override.value() == text
 
 
 NAMES = {

@@ -66,7 +66,9 @@ def the_sweep(folder: Path) -> Path:
 
 def statuses(sweep: Path) -> dict[str, str]:
     return {
-        file.parent.name.split("=")[-1].removesuffix(",synthetic"): Run(file.parent).metrics["status"]
+        file.parent.name.split("=")[-1].removesuffix(",synthetic"): Run(file.parent).metrics[
+            "status"
+        ]
         for file in sweep.glob("*/metrics.json")
     }
 

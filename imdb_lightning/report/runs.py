@@ -151,6 +151,9 @@ def _add(path: Path, found: dict[str, Configuration], collection: Collection) ->
         what = f".hydra/config.yaml is missing or damaged: {config.one_line(error)}"
         collection.problems.append(f"{path}: {what}")
         return
+    if not missing and not metrics["epochs"]:
+        collection.problems.append(f"{path}: metrics.json has no epochs")
+        return
     if missing:
         collection.problems.append(f"{path}: metrics.json lacks {', '.join(missing)}")
         return

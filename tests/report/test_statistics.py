@@ -1,0 +1,151 @@
+"""Intervals cover what they should, p-values are the textbook's, calibration is measured rightly.
+
+pytest tests/report/test_statistics.py
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from imdb_lightning.report import statistics
+from imdb_lightning.report.statistics import McNemar
+
+
+# Tests
+
+
+@pytest.mark.parametrize(("first", "second"), [(6, 16), (16, 6), (0, 5), (10, 10), (3, 1)])
+def test_mcnemar_is_the_exact_binomial(first: int, second: int) -> None:
+    n, fewer = first + second, min(first, second)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    assert McNemar(first, second).p == pytest.approx(min(1, 2 * tail))
+
+
+def test_mcnemar_counts_what_one_alone_got_right() -> None:
+    first = np.array([True, True, False, False, True])
+    second = np.array([True, False, True, False, False])
+    assert statistics.mcnemar(first, second) == (2, 1)
+
+
+def test_two_equal_runs_have_no_difference() -> None:
+    right = np.array([True, False])
+    assert statistics.mcnemar(right, right).p == 1
+
+
+def test_holm_is_the_textbooks() -> None:
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.7]) == [1, 1]
+    assert statistics.holm([]) == []
+
+
+def test_several_seeds_give_twice_the_median() -> None:
+    assert statistics.combined([0.001, 0.01, 0.9]) == pytest.approx(0.02)
+    assert statistics.combined([0.9]) == 1
+
+
+def test_fisher_is_the_textbooks() -> None:
+    tea = [np.array([True] * right + [False] * (4 - right)) for right in (3, 1)]
+    assert statistics.two_samples(*tea) == pytest.approx(34 / 70)
+
+
+# Intervals
+
+
+def simulated(random: np.random.Generator, mean: float, seeds: int, reviews: int) -> np.ndarray:
+    """Differences -1, 0, 1 around `mean`, with a part of each seed's and each review's own."""
+    seed_S = random.normal(0, 0.02, size=(seeds, 1))
+    review_N = random.normal(0, 0.1, size=reviews)
+    more = (0.1 + (mean + seed_S + review_N) / 2).clip(0, 1)
+    less = (0.1 - (mean + seed_S + review_N) / 2).clip(0, 1)
+    draw = random.random((seeds, reviews))
+    return (draw < more).astype(np.int8) - (draw > 1 - less).astype(np.int8)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_covers_the_difference(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "DRAWS", 2_000)
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        low, high = statistics.paired_interval(simulated(random, 0.0, seeds, 500))
+        covered += low <= 0 <= high
+    assert covered / 200 >= 0.93
+
+
+def test_the_interval_narrows_with_reviews_and_finds_a_difference() -> None:
+    random = np.random.default_rng(1)
+    few, many = (
+        statistics.paired_interval(simulated(random, 0.1, 5, reviews)) for reviews in (200, 20_000)
+    )
+    assert many[1] - many[0] < few[1] - few[0]
+    assert 0 < many[0] < 0.1 < many[1] < 0.2
+
+
+def test_the_order_of_reviews_does_not_matter() -> None:
+    random = np.random.default_rng(1)
+    differences_SN = simulated(random, 0.05, 4, 300)
+    shuffled_SN = differences_SN[:, random.permutation(300)]
+    assert statistics.paired_interval(differences_SN) == statistics.paired_interval(shuffled_SN)
+
+
+def test_an_interval_on_different_reviews() -> None:
+    random = np.random.default_rng(1)
+    first_SN, second_SM = random.random((4, 4_000)) < 0.8, random.random((4, 3_000)) < 0.7
+    low, high = statistics.unpaired_interval(first_SN, second_SM)
+    assert 0.05 < low < 0.1 < high < 0.15
+
+
+def test_runs_without_a_difference_have_an_interval_of_no_width() -> None:
+    assert statistics.paired_interval(np.zeros((3, 50), np.int8)) == (0, 0)
+
+
+def test_one_more_run_lies_in_the_prediction_interval() -> None:
+    assert statistics.prediction_interval([1, 2, 3]) == pytest.approx(
+        (2 - 4.302653 * math.sqrt(4 / 3), 2 + 4.302653 * math.sqrt(4 / 3))
+    )
+    assert statistics.prediction_interval([0.5]) is None
+
+
+# Calibration
+
+
+def meant(random: np.random.Generator, reviews: int = 50_000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are the truth, and labels drawn from them."""
+    logit_N = random.normal(0, 2, reviews)
+    return logit_N, random.random(reviews) < expit(logit_N)
+
+
+def test_what_is_meant_is_calibrated_and_what_is_exaggerated_is_not() -> None:
+    logit_N, label_N = meant(np.random.default_rng(0))
+    assert statistics.calibration_error(logit_N, label_N) < 0.01
+    assert statistics.calibration_error(4 * logit_N, label_N) > 0.1
+
+
+def test_a_model_that_is_sure_and_right_half_the_time_is_off_by_half() -> None:
+    label_N = np.arange(1_000) % 2 == 0
+    right_half = np.where(np.arange(1_000) % 4 < 2, 50.0, -50.0) * (2 * label_N - 1)
+    assert statistics.calibration_error(right_half, label_N) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
+def test_the_temperature_undoes_a_factor(factor: float) -> None:
+    logit_N, label_N = meant(np.random.default_rng(0))
+    assert statistics.temperature(factor * logit_N, label_N) == pytest.approx(factor, rel=0.05)
+
+
+def test_the_loss_is_that_of_the_label() -> None:
+    logit_N, label_N = np.array([0.0, 2.0, -1.0]), np.array([True, True, True])
+    expected = -np.log(expit(logit_N)).mean()
+    assert statistics.nll(logit_N, label_N) == pytest.approx(expected)
+
+
+def test_the_temperature_never_makes_the_loss_worse() -> None:
+    logit_N, label_N = meant(np.random.default_rng(0), 500)
+    for factor in (1e4, 1.0, 1e-2):
+        found = statistics.temperature(factor * logit_N, label_N)
+        before = statistics.nll(factor * logit_N, label_N)
+        assert statistics.nll(factor * logit_N / found, label_N) <= before + 1e-9

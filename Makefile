@@ -33,6 +33,10 @@ format: $(READY)  ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+report: $(READY)  ## the published grid with five seeds, then the page of its results
+	$(BIN)/python -m imdb_lightning -m 'experiment=glob(report/*)' seed=0,1,2,3,4 hydra.sweep.dir=outputs/sweeps/report
+	$(BIN)/python -m imdb_lightning.report outputs/sweeps/report $(wildcard outputs/sweeps/memory outputs/sweeps/loss)
+
 board: $(READY)  ## TensorBoard on outputs/, at http://127.0.0.1:6006
 	$(BIN)/tensorboard --logdir outputs --bind_all=false --host 127.0.0.1
 
@@ -40,4 +44,4 @@ clean:  ## remove the environment and caches; outputs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train test lint check format board clean
+.PHONY: help setup train report test lint check format board clean

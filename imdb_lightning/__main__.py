@@ -66,6 +66,12 @@ def run_grid(line: config.CommandLine) -> NoReturn:
         sweep = Sweep.claim(Path(line.sweep_dir), line.sweep_named, jobs)
     except (Busy, RunExists) as error:
         leave(2, str(error))
+    done = sweep.done()
+    if done:
+        print(f"{done} of {len(jobs)} runs are done already in {sweep.path}", flush=True)
+    if done == len(jobs):
+        print("another hydra.sweep.dir=DIRECTORY runs them again")
+        sys.exit(0)
     arguments = [text for text in sys.argv if not text.startswith("hydra.sweep.dir=")]
     sys.argv = [*arguments, f"hydra.sweep.dir={config.quoted(str(sweep.path))}"]
     os.environ[RUNS] = str(len(line.jobs))

@@ -156,14 +156,16 @@ class Record(Callback):
         """TensorBoard's HParams tab, in this run's own file.
 
         Not SummaryWriter.add_hparams, which opens a second directory for it. The metrics are
-        scalars that are there already.
+        scalars that are there already. Without a summary of the "experiment", TensorBoard takes the
+        columns from all runs, those that differ first; with one, from the first run alone.
         """
         assert self.writer is not None and self.writer.file_writer is not None
         names = ("val/acc", "val/loss", "val/acc_best", "test/acc", "test/loss")
         values = {name: self.metrics[name] for name in names}
         last = self.metrics["epochs"][-1]["epoch"]
         self.writer.add_scalar("val/acc_best", values["val/acc_best"], last)
-        for summary in hparams(hyperparameters(self.cfg), values):
+        _, *session = hparams(hyperparameters(self.cfg), values)
+        for summary in session:
             self.writer.file_writer.add_summary(summary)
 
 

@@ -170,7 +170,10 @@ def test_the_same_runs_give_the_same_bytes(make: Make, tmp_path: Path) -> None:
 
 def test_names_and_reviews_are_escaped(make: Make, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
-    texts = {"text": [f"{evil} {n}" for n in range(1_000)], "label": [n % 2 for n in range(1_000)]}
+    texts: dict[str, list] = {
+        "text": [f"{evil} {n}" for n in range(1_000)],
+        "label": [n % 2 for n in range(1_000)],
+    }
     data = write_parquet(tmp_path / "d", train=texts, test=texts)
     changes = {"data": {"source": str(data), "fingerprint": sources.fingerprint(data)}}
     run = make("runs/a", "model=gru", changes=changes)

@@ -129,7 +129,7 @@ def memory(models: Mapping[str, Mapping[int, Configuration]]) -> str:
 
 
 def reliability(configuration: Configuration, temperatures: Mapping[int, float]) -> str:
-    """Accuracy against confidence on test, before and after the temperature that val gives."""
+    """Accuracy against confidence on test, all seeds together, before and after the temperature."""
     with matplotlib.rc_context(STYLE):
         figure, axes = panel(configuration.label, "confidence", "accuracy", 2.6, 2.6)
         axes.plot([0.5, 1], [0.5, 1], ":", color=FAINT)
@@ -137,15 +137,11 @@ def reliability(configuration: Configuration, temperatures: Mapping[int, float])
             (False, OURS, "as trained"),
             (True, PUBLISHED, "with temperature"),
         ):
-            bins = []
-            for seed, result in configuration.results.items():
-                test = result.splits["test"]
-                logit = test.logit / temperatures[seed] if after else test.logit
-                bins.append(statistics.reliability(logit, test.label))
-            confidence, accuracy = np.mean(bins, axis=0)
-            axes.plot(
-                confidence, accuracy, "o-", color=color, markersize=3, linewidth=1, label=name
-            )
+            tests = {seed: result.splits["test"] for seed, result in configuration.results.items()}
+            logits = [t.logit / temperatures[s] if after else t.logit for s, t in tests.items()]
+            labels = [test.label for test in tests.values()]
+            bins = statistics.reliability(np.concatenate(logits), np.concatenate(labels))
+            axes.plot(bins.confidence, bins.accuracy, "o-", color=color, markersize=3, label=name)
         axes.set_xlim(0.48, 1.02)
         axes.set_ylim(0.38, 1.02)
         axes.legend(fontsize=6.5)

@@ -127,18 +127,28 @@ def temperature(logit_N: np.ndarray, label_N: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def reliability(logit_N: np.ndarray, label_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean confidence in the predicted class, and accuracy, of each of `BINS` bins."""
+class Bins(NamedTuple):
+    """Reviews by confidence in the predicted class, as many in each bin as ties allow."""
+
+    confidence: np.ndarray  # mean of the bin
+    accuracy: np.ndarray
+    share: np.ndarray  # of all reviews
+
+
+def reliability(logit_N: np.ndarray, label_N: np.ndarray) -> Bins:
+    """At most `BINS` bins. Reviews of the same confidence are never parted."""
     confidence_N = expit(np.abs(logit_N))
     right_N = (logit_N > 0) == label_N
-    bins = np.array_split(np.argsort(confidence_N, kind="stable"), min(BINS, len(logit_N)))
-    return (
-        np.array([confidence_N[rows].mean() for rows in bins]),
-        np.array([right_N[rows].mean() for rows in bins]),
-    )
+    edges = np.quantile(confidence_N, np.arange(1, BINS) / BINS)
+    bin_N = np.searchsorted(edges, confidence_N, side="left")
+    counts = np.bincount(bin_N, minlength=BINS)
+    there = counts > 0
+    sums = [np.bincount(bin_N, x_N, minlength=BINS) for x_N in (confidence_N, right_N)]
+    confidence, accuracy = (total[there] / counts[there] for total in sums)
+    return Bins(confidence, accuracy, counts[there] / len(logit_N))
 
 
 def calibration_error(logit_N: np.ndarray, label_N: np.ndarray) -> float:
     """Expected calibration error, a fraction 0..1: mean of |confidence - accuracy| over bins."""
-    confidence, accuracy = reliability(logit_N, label_N)
-    return float(np.abs(confidence - accuracy).mean())
+    bins = reliability(logit_N, label_N)
+    return float((bins.share * np.abs(bins.confidence - bins.accuracy)).sum())

@@ -131,6 +131,20 @@ def test_a_model_that_is_sure_and_right_half_the_time_is_off_by_half() -> None:
     assert statistics.calibration_error(right_half, label_N) == pytest.approx(0.5, abs=0.02)
 
 
+def test_the_same_answer_to_all_has_one_confidence_and_one_bin() -> None:
+    label_N = np.arange(1_000) >= 500  # sorted, as IMDB's test split is
+    bins = statistics.reliability(np.full(1_000, 1e-9), label_N)
+    assert bins.accuracy == pytest.approx([0.5]) and bins.share == pytest.approx([1])
+    assert statistics.calibration_error(np.full(1_000, 1e-9), label_N) < 1e-6
+
+
+def test_bins_hold_all_reviews_in_equal_shares() -> None:
+    logit_N, label_N = meant(np.random.default_rng(0), 1_500)
+    bins = statistics.reliability(logit_N, label_N)
+    assert bins.share == pytest.approx([1 / statistics.BINS] * statistics.BINS)
+    assert (bins.share * bins.accuracy).sum() == pytest.approx(((logit_N > 0) == label_N).mean())
+
+
 @pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
 def test_the_temperature_undoes_a_factor(factor: float) -> None:
     logit_N, label_N = meant(np.random.default_rng(0))

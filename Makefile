@@ -37,8 +37,8 @@ report: $(READY)  ## the published grid with five seeds, then the page of its re
 	$(BIN)/python -m imdb_lightning -m 'experiment=glob(report/*)' seed=0,1,2,3,4 hydra.sweep.dir=outputs/sweeps/report
 	$(BIN)/python -m imdb_lightning.report outputs/sweeps/report $(wildcard outputs/sweeps/memory outputs/sweeps/loss)
 
-board: $(READY)  ## TensorBoard on outputs/, at http://127.0.0.1:6006
-	$(BIN)/tensorboard --logdir outputs --bind_all=false --host 127.0.0.1
+board: $(READY)  ## TensorBoard at http://127.0.0.1:6006, of one grid: make board ARGS=outputs/sweeps/report
+	$(BIN)/tensorboard --logdir $(or $(ARGS),outputs) --bind_all=false --host 127.0.0.1
 
 clean:  ## remove the environment and caches; outputs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

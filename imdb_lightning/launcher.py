@@ -26,6 +26,7 @@ from .config import quoted
 from .run import Run
 
 
+LINE = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}, {remaining} left{postfix}"
 POLL = 0.3  # seconds
 GRACE = 8  # seconds from SIGTERM, at which a run writes how far it came, to SIGKILL
 OWN = ("hydra.mode", "hydra.run.", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweep")
@@ -134,7 +135,8 @@ class LocalPool(Launcher):
         slots = min(self.n_jobs or len(gpus) or cores(), len(waiting))
         threads = max(1, cores() // max(1, slots))
         running: dict[int, Job] = {}
-        bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run", disable=None)
+        done = len(jobs) - len(waiting)
+        bar = tqdm(total=len(jobs), initial=done, bar_format=LINE, dynamic_ncols=True, disable=None)
         try:
             with bar:
                 while waiting or running:

@@ -87,7 +87,9 @@ class Record(Callback):
         self.run.write_metrics(self.metrics)
         for name, value in epoch.items():
             if name != "epoch":
-                self.writer.add_scalar(name, value, epoch["epoch"])
+                # HParams shows the first metric: one of test, and not the time.
+                tag = "train/seconds" if name == "seconds" else name
+                self.writer.add_scalar(tag, value, epoch["epoch"])
         self.writer.flush()
         self.tell(epoch, trainer.max_epochs or 0)
 

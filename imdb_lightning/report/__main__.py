@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -25,7 +26,11 @@ def main() -> None:
             print(f"imdb_lightning.report: {run.path}: {run.why}", file=sys.stderr)
         leave("no finished run to report")
     try:
-        written = page.write(collection, arguments.output or arguments.folders[0])
+        output = arguments.output or arguments.folders[0]
+        command = shlex.join(
+            ["python", "-m", "imdb_lightning.report", *map(str, arguments.folders)]
+        )
+        written = page.write(collection, output, command)
     except (page.NotOurs, OSError) as error:
         leave(str(error))
     unfinished = len(collection.unfinished)

@@ -87,13 +87,16 @@ class Group:
     claims: list[Claim]
 
 
-def write(collection: Collection, folder: Path) -> list[Path]:
-    """report.md, its plots in report/, and report.html. Raises NotOurs and leaves all as it is."""
+def write(collection: Collection, folder: Path, command: str) -> list[Path]:
+    """report.md, its plots in report/, and report.html, made by `command`.
+
+    Raises NotOurs and leaves all as it is.
+    """
     pages = [folder / "report.md", folder / "report.html"]
     for file in pages:
         if file.exists() and MARK not in file.read_text("utf-8", "replace"):
             raise NotOurs(f"{file}: not written by this command; move it away or give --output")
-    content = contents(collection)
+    content = {**contents(collection), "command": command}
     plots = folder / "report"
     for name, plot in content.pop("plots").items():
         plots.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from tests.report.conftest import Make, configuration
 
 def written(*folders: Path) -> dict[str, str]:
     """report.md and report.html of these folders, as texts."""
-    files = page.write(collect(folders), folders[0])
+    files = page.write(collect(folders), folders[0], "the command")
     return {file.suffix: file.read_text() for file in files}
 
 

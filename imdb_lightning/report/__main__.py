@@ -30,7 +30,7 @@ def main() -> None:
         command = shlex.join(
             ["python", "-m", "imdb_lightning.report", *map(str, arguments.folders)]
         )
-        written = page.write(collection, output, command)
+        written = page.write(collection, output, shlex.join(words))
     except (page.NotOurs, OSError) as error:
         leave(str(error))
     unfinished = len(collection.unfinished)

@@ -27,9 +27,7 @@ def main() -> None:
         leave("no finished run to report")
     try:
         output = arguments.output or arguments.folders[0]
-        command = shlex.join(
-            ["python", "-m", "imdb_lightning.report", *map(str, arguments.folders)]
-        )
+        words = ["python", "-m", "imdb_lightning.report", *map(str, arguments.folders)]
         written = page.write(collection, output, shlex.join(words))
     except (page.NotOurs, OSError) as error:
         leave(str(error))

@@ -71,19 +71,36 @@ def paired(
     second: Configuration | None,
 ) -> Claim:
     """The first against the second on the same reviews."""
-    claim = Claim(text, rule=rule)
     if first is None or second is None:
+        return Claim(text, rule=rule, why="no runs of it")
+    return paired_on_all(text, rule, f"{first.label} - {second.label}", [(first, second)])
+
+
+def paired_on_all(
+    text: str,
+    rule: Callable[[Claim], str],
+    between: str,
+    sides: Sequence[tuple[Configuration, Configuration]],
+) -> Claim:
+    """The first of each pair against the second, on the reviews of all pairs together."""
+    claim = Claim(text, rule=rule, between=between)
+    if not sides:
         claim.why = "no runs of it"
         return claim
-    claim.between = f"{first.label} - {second.label}"
-    claim.seeds = sorted(set(first.results) & set(second.results))
-    pairs = [(first.results[seed].splits, second.results[seed].splits) for seed in claim.seeds]
-    if any(not np.array_equal(a[split].index, b[split].index) for a, b in pairs for split in a):
-        claim.why = "the runs did not see the same reviews"
-        return claim
-    rights = {
-        split: [(a[split].right, b[split].right) for a, b in pairs] for split in ("val", "test")
-    }
+    claim.seeds = sorted(set.intersection(*(set(a.results) & set(b.results) for a, b in sides)))
+    rights: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"val": [], "test": []}
+    for seed in claim.seeds:
+        for split in rights:
+            runs = [
+                (a.results[seed].splits[split], b.results[seed].splits[split]) for a, b in sides
+            ]
+            if not all(np.array_equal(a.index, b.index) for a, b in runs):
+                claim.why = "the runs did not see the same reviews"
+                return claim
+            first, second = (
+                np.concatenate([side.right for side in row]) for row in zip(*runs, strict=True)
+            )
+            rights[split].append((first, second))
     return _test(claim, rights["test"], rights["val"])
 
 
@@ -216,29 +233,32 @@ def of_the_report(configurations: Sequence[Configuration]) -> list[Claim]:
 
 
 def of_memory(configurations: Sequence[Configuration]) -> list[Claim]:
-    """That an RNN forgets what is far back, and an LSTM and a GRU do not."""
-    near_and_far = {kind: _near_and_far(kind, configurations) for kind in ("rnn", "lstm", "gru")}
-    near, far = near_and_far["rnn"]
-    claims = [unpaired("An RNN forgets what is far back", better, near, far)]
+    """That an RNN forgets what is far back, and an LSTM and a GRU do not.
+
+    Near is the shortest distance that all cells have runs of, far the longest.
+    """
+    models = memory(configurations)
+    shared = sorted(set.intersection(*map(set, models.values()))) if models else []
+    cells = {
+        kind: models.get(f"custom_{kind}", models.get(kind)) if len(shared) > 1 else None
+        for kind in ("rnn", "lstm", "gru")
+    }
+
+    def ends(kind: str) -> tuple[Configuration | None, Configuration | None]:
+        cell = cells[kind]
+        return (None, None) if cell is None else (cell[shared[0]], cell[shared[-1]])
+
+    claims = [unpaired("An RNN forgets what is far back", better, *ends("rnn"))]
     for kind, name in (("lstm", "An LSTM"), ("gru", "A GRU")):
-        claims.append(unpaired(f"{name} does not forget it", no_difference, *near_and_far[kind]))
-    for kind, name in (("lstm", "an LSTM"), ("gru", "a GRU")):
-        text = f"Far back, {name} remembers better than an RNN"
-        claims.append(paired(text, better, near_and_far[kind][1], far))
+        claims.append(unpaired(f"{name} does not forget it", no_difference, *ends(kind)))
+    rnn = cells["rnn"]
+    for kind, name in (("lstm", "An LSTM"), ("gru", "A GRU")):
+        cell = cells[kind]
+        sides = [] if rnn is None or cell is None else [(cell[d], rnn[d]) for d in shared[1:]]
+        between = f"{kind} - rnn, distances {', '.join(map(str, shared[1:]))}"
+        text = f"{name} reaches farther back than an RNN: all distances but the nearest"
+        claims.append(paired_on_all(text, better, between, sides))
     return claims
-
-
-def _near_and_far(
-    kind: str, configurations: Sequence[Configuration]
-) -> tuple[Configuration | None, Configuration | None]:
-    """The shortest and the longest distance that all cells of the memory grid have runs of."""
-    distances = memory(configurations)
-    named = [name for name in (f"custom_{kind}", kind) if name in distances]
-    shared = set.intersection(*map(set, distances.values())) if distances else set()
-    if not named or len(shared) < 2:
-        return None, None
-    of = distances[named[0]]
-    return of[min(shared)], of[max(shared)]
 
 
 def memory(configurations: Sequence[Configuration]) -> dict[str, dict[int, Configuration]]:

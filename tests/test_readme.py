@@ -15,6 +15,7 @@ import pytest
 
 from imdb_lightning import config
 from imdb_lightning.bench import __main__ as bench
+from imdb_lightning.report import __main__ as report
 from tests.conftest import TINY, command, environment
 
 
@@ -33,6 +34,7 @@ COMMANDS = [
     if line.strip()
 ]
 BENCH = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning.bench"]]
+REPORT = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning.report"]]
 OURS = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning"]]
 
 
@@ -51,6 +53,18 @@ def test_commands_have_no_mistake(arguments: list[str]) -> None:
 @pytest.mark.parametrize("arguments", BENCH, ids=" ".join)
 def test_bench_commands_have_no_mistake(arguments: list[str]) -> None:
     bench.parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("arguments", REPORT, ids=" ".join)
+def test_report_commands_have_no_mistake(arguments: list[str]) -> None:
+    report.parser().parse_args(arguments)
+
+
+def test_make_report_runs_the_two_commands_shown() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for words in (["-m", "experiment=glob(report/*)"], ["imdb_lightning.report"]):
+        assert any(set(words) <= set(command) for command in COMMANDS)
+        assert all(word in makefile for word in words)
 
 
 def test_make_has_the_targets() -> None:

@@ -133,7 +133,9 @@ def _test(
     claim.interval = statistics.paired_interval(differences_SN)
     claim.val_difference = float(np.mean([a.mean() - b.mean() for a, b in val]))
     claim.pairs = [statistics.mcnemar(a, b) for a, b in test]
-    claim.p = statistics.combined([pair.p for pair in claim.pairs])
+    claim.p = statistics.combined(
+        *([pair.one_sided(side) for pair in claim.pairs] for side in ("greater", "less"))
+    )
     return claim
 
 
@@ -161,7 +163,10 @@ def unpaired(
     claim.interval = statistics.unpaired_interval(*rights)
     claim.val_difference = float(np.mean(first_minus_second_val(first, second, claim.seeds)))
     claim.p = statistics.combined(
-        [statistics.two_samples(a, b) for a, b in zip(*rights, strict=True)]
+        *(
+            [statistics.two_samples(a, b, side) for a, b in zip(*rights, strict=True)]
+            for side in ("greater", "less")
+        )
     )
     return claim
 

@@ -149,6 +149,7 @@ def contents(collection: Collection) -> dict[str, Any]:
             ]
         rows.append(Row(configuration, f"report/{name}", paper["epochs"][-1]["test_acc"]))
     repeated = [row for row in rows if row.configuration is not None]
+    published.name_after_nearest(configurations)
 
     models = claims.memory(configurations)
     in_memory = [c for distances in models.values() for c in distances.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,22 @@ def find(name: str, among: Iterable[Configuration], *overrides: str) -> Configur
     wanted = _same_run(_experiment(name, overrides))
     repeats = [c for c in among if _same_run(c.config) == wanted]
     return max(repeats, key=lambda c: len(c.results), default=None)
+
+
+def name_after_nearest(configurations: Sequence[Configuration]) -> None:
+    """Label those that differ from one of the report's in one or two keys by that difference."""
+    named = {f"report/{name}": find(name, configurations) for name in runs()}
+    theirs = {label: _same_run(c.config) for label, c in named.items() if c is not None}
+    for c in configurations:
+        own = _same_run(c.config)
+        differences = {
+            label: [key for key in sorted({*own, *other}) if own.get(key) != other.get(key)]
+            for label, other in theirs.items()
+        }
+        nearest = min(differences, key=lambda label: len(differences[label]), default=None)
+        if nearest is not None and 1 <= len(differences[nearest]) <= 2:
+            changed = [f"{key.split('.', 1)[-1]}={own.get(key)}" for key in differences[nearest]]
+            c.label = " ".join([nearest, *changed])
 
 
 @cache

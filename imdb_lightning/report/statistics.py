@@ -28,8 +28,12 @@ class McNemar(NamedTuple):
     @property
     def p(self) -> float:
         """Exact two-sided p: both are as likely where the two are equally good (McNemar 1947)."""
+        return self.one_sided("two-sided")
+
+    def one_sided(self, alternative: str) -> float:
+        """The first is better ("greater"), or the second ("less")."""
         both = self.first + self.second
-        return float(binomtest(self.first, both).pvalue) if both else 1.0
+        return float(binomtest(self.first, both, alternative=alternative).pvalue) if both else 1.0
 
 
 def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
@@ -37,18 +41,19 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
     return McNemar(int((first_N & ~second_N).sum()), int((~first_N & second_N).sum()))
 
 
-def two_samples(first_N: np.ndarray, second_M: np.ndarray) -> float:
-    """Fisher's exact two-sided p that both are right equally often, on different reviews."""
+def two_samples(first_N: np.ndarray, second_M: np.ndarray, alternative: str) -> float:
+    """Fisher's exact p on different reviews: the first is right more often ("greater") or less."""
     counts = [[int(x.sum()), int((~x).sum())] for x in (first_N, second_M)]
-    return float(fisher_exact(counts).pvalue)
+    return float(fisher_exact(counts, alternative=alternative).pvalue)
 
 
-def combined(p_S: Sequence[float]) -> float:
-    """One p for several tests of the same claim on the same reviews, which depend on each other.
+def combined(greater_S: Sequence[float], less_S: Sequence[float]) -> float:
+    """A two-sided p of several tests on the same reviews, which depend on each other.
 
-    Twice the median is a p-value under any dependence (Rueger 1978; Vovk and Wang 2020).
+    Twice the median is a p-value under any dependence (Rueger 1978; Vovk and Wang 2020); twice the
+    smaller of both directions is two-sided. Seeds that point in different directions do not add up.
     """
-    return min(1.0, 2 * float(np.median(p_S)))
+    return min(1.0, 4 * min(float(np.median(greater_S)), float(np.median(less_S))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -141,6 +141,12 @@ def test_configurations_are_named_by_what_tells_them_apart(make: Make, tmp_path:
     assert labels == {"gru lr=0.01", "gru lr=0.02", "custom_gru lr=0.02"}
 
 
+def test_a_configuration_beside_the_reports_is_named_after_it(make: Make, tmp_path: Path) -> None:
+    make("a", "experiment=report/custom_lstm")
+    make("b", "experiment=report/custom_lstm", "model.loss=nll")
+    assert rows(written(tmp_path)[".md"], "report/custom_lstm loss=nll")
+
+
 def test_the_page_is_one_file_without_scripts_or_network(make: Make, tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         make(f"r{seed}", "experiment=report/rnn", seed=seed)

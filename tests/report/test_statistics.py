@@ -42,14 +42,24 @@ def test_holm_is_the_textbooks() -> None:
     assert statistics.holm([]) == []
 
 
-def test_several_seeds_give_twice_the_median() -> None:
-    assert statistics.combined([0.001, 0.01, 0.9]) == pytest.approx(0.02)
-    assert statistics.combined([0.9]) == 1
+def test_several_seeds_that_agree_give_four_times_the_median_of_one_side() -> None:
+    greater = [0.001, 0.01, 0.5]
+    assert statistics.combined(greater, [1 - p for p in greater]) == pytest.approx(0.04)
+    assert statistics.combined([0.5], [0.6]) == 1
+
+
+def test_seeds_that_point_in_different_directions_prove_nothing() -> None:
+    pairs = [McNemar(900, 1080), McNemar(1100, 950), McNemar(1000, 1000)]
+    assert all(pair.p < 0.01 for pair in pairs[:2])
+    sides = ([pair.one_sided(side) for pair in pairs] for side in ("greater", "less"))
+    assert statistics.combined(*sides) == 1
 
 
 def test_fisher_is_the_textbooks() -> None:
     tea = [np.array([True] * right + [False] * (4 - right)) for right in (3, 1)]
-    assert statistics.two_samples(*tea) == pytest.approx(34 / 70)
+    first, second = tea
+    assert statistics.two_samples(first, second, "greater") == pytest.approx(17 / 70)
+    assert statistics.two_samples(second, first, "less") == pytest.approx(17 / 70)
 
 
 # Intervals

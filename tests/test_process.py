@@ -65,6 +65,7 @@ def test_denormals_are_zero_in_all_threads(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", HALVES], env=variables, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(process.cores() < 2, reason="needs two cores")
 def test_two_runs_of_a_parallel_grid_share_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

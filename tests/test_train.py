@@ -478,22 +478,20 @@ def test_a_grid_leaves_a_readable_directory_per_job(tmp_path: Path) -> None:
     tiny = OmegaConf.from_dotlist([text for text in TINY if "." in text.split("=")[0]])
     content = "# @package _global_\ndefaults: [{override /data: synthetic}]\n"
     (tmp_path / "conf/experiment/tiny.yaml").write_text(content + OmegaConf.to_yaml(tiny))
-    grid = ["experiment=tiny", "seed=0,1", "model=rnn,custom_gru"]
+    grid = ["experiment=tiny", "seed=1", "model=rnn,custom_gru"]
     done = command(tmp_path, "-m", "--config-dir", "conf", *grid)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     names = {path.name for path in sweep.iterdir() if path.is_dir()}
-    assert names == {
-        f"tiny,model={model},seed={seed},synthetic"
-        for model in ("rnn", "custom_gru")
-        for seed in (0, 1)
-    }
+    assert names == {"tiny,model=rnn,synthetic", "tiny,model=custom_gru,synthetic"}
     for name in names:
         metrics = Run(sweep / name).metrics
         assert metrics["status"] == "done"
-        assert f"model={metrics['model']},seed={metrics['seed']}" in name
+        assert metrics["seed"] == 1
+        assert f"model={metrics['model']}" in name
 
 
+@pytest.mark.slow
 def test_a_grid_with_a_failure_exits_with_1(tmp_path: Path) -> None:
     (tmp_path / "my_cells.py").write_text(OWN_CELL)
     done = command(tmp_path, "-m", *WITH_OWN_CELL, "+model.cell.fails_after=0", "seed=0,1")

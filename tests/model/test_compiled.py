@@ -50,9 +50,8 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @compiles
-@pytest.mark.parametrize(
-    "name", ["unseen", *(pytest.param(name, marks=pytest.mark.slow) for name in CELLS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unseen", *CELLS])
 def test_it_is_the_loop_and_compiles_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     cell = (CELLS | {"unseen": Unseen})[name](5, 4).double()
@@ -92,6 +91,7 @@ def test_ragged_lengths_are_those_of_the_loop(name: str) -> None:
         torch.testing.assert_close(mine, target, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_where_nothing_compiles_it_is_unrolled_after_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ def run_grid(line: config.CommandLine) -> NoReturn:
     jobs = dict(zip(line.names, line.jobs, strict=True))
     try:
         sweep = Sweep.claim(Path(line.sweep_dir), line.sweep_named, jobs)
-    except (Busy, RunExists) as error:
+    except (Busy, RunExists, OSError) as error:
         leave(2, str(error))
     done = sweep.done()
     if done:

@@ -423,6 +423,7 @@ def _check_job(
         own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         mistakes += wrong_values(own)
         mistakes += _taken_directories(values, cfg)
+        mistakes += _wrong_launcher(cfg.hydra.launcher)
     except (HydraException, OmegaConfBaseException) as error:
         return [*mistakes, one_line(error)], None
     return mistakes, cfg
@@ -479,6 +480,18 @@ def _taken_directories(overrides: list[Override], cfg: DictConfig) -> list[str]:
     if not Path(folder, "metrics.json").exists():
         return []
     return [f"hydra.run.dir={folder}: there is a run in it; name a new directory"]
+
+
+def _wrong_launcher(launcher: DictConfig) -> list[str]:
+    """Of local_pool; other launchers check their own."""
+    if not str(launcher.get("_target_")).endswith(".LocalPool"):
+        return []
+    rules = {"n_jobs": or_null(whole(1)), "timeout": or_null(number(0, above=True))}
+    return [
+        f"hydra.launcher.{key}={launcher.get(key)}: it takes {what}"
+        for key, (check, what) in rules.items()
+        if not check(launcher.get(key))
+    ]
 
 
 def one_line_of(text: str) -> str:

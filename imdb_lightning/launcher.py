@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from . import sweep
-from .config import quoted
+from .config import one_line, quoted
 from .run import Run
 
 
@@ -43,6 +43,9 @@ class Job:
         self.path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
         self.name = self.path.name
         self.result = JobReturn(overrides=overrides, cfg=config, status=JobStatus.COMPLETED)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = time.monotonic()
+        self.console = self.path / "console.log"
         self.ends_by: float | None = None  # then SIGKILL
         self.reason = ""  # why it was ended
 
@@ -51,8 +54,8 @@ class Job:
         return self.config.trainer.accelerator != "cpu"
 
     def start(self, arguments: Sequence[str], variables: dict[str, str]) -> None:
+        self.started = time.monotonic()
         self.path.mkdir(parents=True, exist_ok=True)
-        self.console = self.path / "console.log"
         run_dir = f"hydra.run.dir={quoted(str(self.path))}"
         command = [sys.executable, "-m", "imdb_lightning", *arguments, *self.overrides]
         with self.console.open("wb") as console:
@@ -65,16 +68,20 @@ class Job:
                 start_new_session=True,  # Ctrl-C goes to the parent, which ends its runs itself
                 preexec_fn=None if LIBC is None else end_with_parent,
             )
-        self.started = time.monotonic()
 
     def end(self, reason: str) -> None:
         """SIGTERM now, SIGKILL to it and all that it started where that does not help."""
+        assert self.process is not None
         if self.ends_by is None:
             self.reason = reason
             self.ends_by = time.monotonic() + GRACE
             self.process.terminate()
         elif time.monotonic() > self.ends_by:
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs. A run that could not be started has ended."""
+        return 1 if self.process is None else self.process.poll()
 
     def finish(self, code: int) -> str:
         """What a line says of the run that has ended; a failure goes into its directory."""
@@ -143,14 +150,22 @@ class LocalPool(Launcher):
                     for slot in set(range(slots)) - set(running):
                         if waiting:
                             job = running[slot] = waiting.popleft()
-                            job.start(self.arguments(), share(threads, gpus, slot, job.uses_gpu))
+                            try:
+                                seen = share(threads, gpus, slot, job.uses_gpu)
+                                job.start(self.arguments(), seen)
+                            except OSError as error:  # such as a full disk: the others go on
+                                job.reason = f"it could not be started: {error}"
                     for slot, job in list(running.items()):
-                        code = job.process.poll()
+                        code = job.poll()
                         if code is not None:
                             del running[slot]
                             bar.update()
                             ended = len(jobs) - len(waiting) - len(running)
-                            bar.write(f"[{ended}/{len(jobs)}] {job.name}: {job.finish(code)}")
+                            try:
+                                how = job.finish(code)
+                            except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
+                                how = f"failed: {one_line(error)}"
+                            bar.write(f"[{ended}/{len(jobs)}] {job.name}: {how}")
                         elif self.timeout and time.monotonic() - job.started > self.timeout:
                             job.end(f"ended after {self.timeout:g} s (hydra.launcher.timeout)")
                     if not bar.disable:
@@ -159,7 +174,7 @@ class LocalPool(Launcher):
         finally:  # Ctrl-C and SIGTERM
             while running:
                 for slot, job in list(running.items()):
-                    if job.process.poll() is None:
+                    if job.poll() is None:
                         job.end("")
                     else:
                         del running[slot]

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -70,15 +71,26 @@ class Run:
 
     @property
     def config(self) -> DictConfig:
-        """The composed configuration."""
-        config = OmegaConf.load(self.path / ".hydra" / "config.yaml")
-        assert isinstance(config, DictConfig)
+        """The composed configuration. Raises OSError, or ValueError where it is damaged."""
+        file = self.path / ".hydra" / "config.yaml"
+        try:
+            config = OmegaConf.load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from None
+        if not isinstance(config, DictConfig):
+            raise ValueError(f"{file} holds no configuration")
         return config
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json holds: accuracies are fractions 0..1, losses nats per review."""
-        return json.loads(self._metrics.read_text("utf-8"))
+        """What metrics.json holds: accuracies are fractions 0..1, losses nats per review.
+
+        Raises OSError, or ValueError where it is damaged.
+        """
+        metrics = json.loads(self._metrics.read_text("utf-8"))
+        if not isinstance(metrics, dict):
+            raise ValueError("it holds no object")
+        return metrics
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         self.write(self._metrics, _json(metrics).encode())
@@ -89,7 +101,7 @@ class Run:
             metrics = self.metrics
         except (OSError, ValueError):
             metrics = {}
-        if metrics.get("status") != "failed":  # else it said why
+        if metrics.get("status") not in ("failed", "done"):  # else it said how it ended
             self.write_metrics({**metrics, "status": "failed", "error": why})
 
     def write_predictions(self, splits: Mapping[str, Scores]) -> None:

@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from . import config
 from .run import Busy, Run, RunExists, hold
@@ -61,6 +61,10 @@ class Sweep:
         path = self.path / name
         if not path.exists() or is_done(path, cfg):
             return False
+        if not any((path / part).exists() for part in ("metrics.json", ".hydra", "console.log")):
+            if path.is_dir() and not any(path.iterdir()):
+                return False
+            raise RunExists(f"{path}: it is there and no run; name a new hydra.sweep.dir")
         if status(Run(path)) == "done":
             raise RunExists(
                 f"{path}: there is a run of another configuration or other reviews in it; name a "
@@ -147,7 +151,7 @@ def plan(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         runs = json.loads((folder / "sweep.json").read_text("utf-8"))["runs"]
         return {
-            name: {"configuration": job["configuration"], "seed": job["seed"]}
+            name: {"configuration": str(job["configuration"]), "seed": int(job["seed"])}
             for name, job in runs.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -159,11 +163,17 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
     run = Run(path)
     try:
         metrics, own = run.metrics, run.config
-    except (OSError, ValueError, yaml.YAMLError):
+        if metrics.get("status") != "done" or config.digest(own) != config.digest(cfg):
+            return False
+    except (OSError, ValueError, TypeError, OmegaConfBaseException):
         return False
-    if metrics.get("status") != "done" or config.digest(own) != config.digest(cfg):
-        return False
-    return cfg.data.name != "imdb" or metrics["data"]["fingerprint"] == reviews(cfg.data.path)
+    return cfg.data.name != "imdb" or fingerprint(metrics) == reviews(cfg.data.path)
+
+
+def fingerprint(metrics: Mapping[str, Any]) -> str | None:
+    """Of the reviews that a run had; None of the synthetic corpus."""
+    data = metrics.get("data")
+    return data.get("fingerprint") if isinstance(data, dict) else None
 
 
 @cache

@@ -283,6 +283,8 @@ def test_what_all_runs_share_is_not_in_their_names_unless_the_directory_has_one(
     [
         (["seed=0,0"], "the grid has seed=0 twice"),
         (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir: a run of a grid is named for"),
+        (["seed=0,1", "hydra.launcher.n_jobs=-1"], "hydra.launcher.n_jobs=-1: it takes a whole"),
+        (["seed=0,1", "hydra.launcher.timeout=soon"], "hydra.launcher.timeout=soon: it takes a"),
         (["experiment=memory", "data.distance=10,x"], "data.distance=x: it takes a whole number"),
     ],
 )

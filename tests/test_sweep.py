@@ -139,6 +139,39 @@ def test_a_finished_run_of_another_configuration_is_never_moved(tmp_path: Path) 
     assert not (tmp_path / "name" / "sweep.json").exists()
 
 
+def test_what_is_no_run_is_never_moved(tmp_path: Path) -> None:
+    mine = tmp_path / "name" / "seed=0"
+    mine.mkdir(parents=True)
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(RunExists, match="it is there and no run"):
+        Sweep.claim(tmp_path / "name", True, jobs(0))
+    assert (mine / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_is_done_is_never_marked_failed(tmp_path: Path) -> None:
+    run = Run(finished(tmp_path / "run", tiny()))
+    run.mark_failed("too late")
+    assert run.metrics["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", "[1]"),
+        ("metrics.json", '{"status": "done"}'),
+        (".hydra/config.yaml", "[a]"),
+        (".hydra/config.yaml", "seed: ${nowhere}"),
+    ],
+)
+def test_a_damaged_run_is_not_done(tmp_path: Path, file: str, content: str) -> None:
+    cfg = composed("data.max_length=60")  # of real reviews: where there are none, nothing is done
+    run = finished(tmp_path / "run", cfg)
+    (run / file).write_text(content)
+    if content != '{"status": "done"}':
+        assert not is_done(run, cfg)
+    assert not is_done(run, tiny())
+
+
 def test_a_run_that_is_still_held_is_not_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

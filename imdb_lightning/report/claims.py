@@ -94,7 +94,8 @@ def paired_on_all(
             runs = [
                 (a.results[seed].splits[split], b.results[seed].splits[split]) for a, b in sides
             ]
-            if not all(np.array_equal(a.index, b.index) for a, b in runs):
+            same = all(a.fingerprint == b.fingerprint for a, b in sides)
+            if not same or not all(np.array_equal(a.index, b.index) for a, b in runs):
                 claim.why = "the runs did not see the same reviews"
                 return claim
             first, second = (
@@ -189,6 +190,13 @@ def identical(text: str, first: Configuration | None, second: Configuration | No
     if not claim.seeds:
         claim.why = "no seed that both have"
         return claim
+    if first.fingerprint != second.fingerprint or not all(
+        np.array_equal(first.results[s].splits[k].index, second.results[s].splits[k].index)
+        for s in claim.seeds
+        for k in ("val", "test")
+    ):
+        claim.why = "the runs did not see the same reviews"
+        return claim
     gaps = [
         np.abs(first.results[s].splits[split].logit - second.results[s].splits[split].logit).max()
         for s in claim.seeds
@@ -281,7 +289,10 @@ def memory(configurations: Sequence[Configuration]) -> dict[str, dict[int, Confi
                 and not key.startswith(("model.cell.", "model.layer."))
             }
             models = kinds.setdefault(str(sorted(rest.items())), {})
-            models.setdefault(c.config["model.name"], {})[c.config["data.distance"]] = c
+            distances = models.setdefault(c.config["model.name"], {})
+            other = distances.get(c.config["data.distance"])
+            if other is None or len(other.results) < len(c.results):
+                distances[c.config["data.distance"]] = c
     return max(kinds.values(), key=lambda models: sum(map(len, models.values())), default={})
 
 

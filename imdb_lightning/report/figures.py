@@ -24,6 +24,7 @@ STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "report",
     "axes.spines.top": False,
     "axes.spines.right": False,

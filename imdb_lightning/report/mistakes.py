@@ -46,7 +46,8 @@ def hardest(results: Sequence[Result]) -> list[Mistake]:
         texts = sources.load(copy)["test"].texts
     except (OSError, sources.DataError):
         return []
-    test = same[0].splits["test"]
+    test = max((r.splits["test"] for r in same), key=lambda split: len(split.index))
+    same = [r for r in same if np.array_equal(r.splits["test"].index, test.index)]
     logit_RN = np.array([r.splits["test"].logit for r in same])
     probability_RN = expit(np.where(test.label, logit_RN, -logit_RN))
     mean_N = probability_RN.mean(0)

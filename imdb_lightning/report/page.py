@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,24 +89,34 @@ class Group:
 
 
 def write(collection: Collection, folder: Path, command: str) -> list[Path]:
-    """report.md, its plots in report/, and report.html, made by `command`.
+    """report.md, its plots in report_plots/, and report.html, made by `command`.
 
     Raises NotOurs and leaves all as it is.
     """
     pages = [folder / "report.md", folder / "report.html"]
     for file in pages:
-        if file.exists() and MARK not in file.read_text("utf-8", "replace"):
+        if file.exists() and not ours(file):
             raise NotOurs(f"{file}: not written by this command; move it away or give --output")
     content = {**contents(collection), "command": command}
-    plots = folder / "report"
+    plots = folder / "report_plots"
+    if plots.exists() and not pages[0].exists():
+        raise NotOurs(f"{plots}: not written by this command; move it away or give --output")
     for name, plot in content.pop("plots").items():
         plots.mkdir(parents=True, exist_ok=True)
         Run.write(plots / f"{name}.svg", figures.as_file(plot).encode())
     folder.mkdir(parents=True, exist_ok=True)
     for file in pages:
         text = environment(file.suffix == ".html").get_template(f"{file.name}.j2").render(content)
-        Run.write(file, text.encode())
+        Run.write(file, text.encode("utf-8", "replace"))
     return pages
+
+
+def ours(file: Path) -> bool:
+    """Whether an earlier report stands there."""
+    text = file.read_text("utf-8", "replace")
+    return (
+        text.startswith(f"<!-- {MARK} -->") or f'<meta name="generator" content="{MARK}">' in text
+    )
 
 
 def environment(escape: bool) -> jinja2.Environment:
@@ -114,7 +125,7 @@ def environment(escape: bool) -> jinja2.Environment:
         "points": lambda x: "" if x is None else f"{100 * x:+.2f}",
         "p": lambda x: "" if x is None else ("< 0.0001" if x < 1e-4 else f"{x:.4f}"),
         "loss": lambda x: f"{x:,.4f}" if abs(x) < 100 else f"{x:,.0f}",
-        "cell": lambda x: str(x).replace("|", "\\|"),
+        "cell": lambda x: html.escape(str(x), quote=False).replace("|", "\\|"),
     }
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("imdb_lightning.report"),

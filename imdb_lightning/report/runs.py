@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import config, sweep
@@ -50,6 +49,7 @@ class Configuration:
     """The finished runs of one configuration, by seed, and the seeds that a grid asked for."""
 
     digest: str
+    fingerprint: str | None = None  # of the reviews
     results: dict[int, Result] = field(default_factory=dict)
     planned: set[int] = field(default_factory=set)
     label: str = ""
@@ -88,27 +88,30 @@ class Collection:
 
 def collect(folders: Iterable[Path]) -> Collection:
     """The runs in these folders: run directories, sweeps, or folders of them, also unfinished."""
-    found: dict[str, Configuration] = {}
+    found: dict[tuple[str, str | None], Configuration] = {}
+    planned: dict[str, set[int]] = {}
     collection = Collection([], [], [])
     seen: set[Path] = set()
     for folder in folders:
-        paths = [path for path in run_directories(folder) if path.resolve() not in seen]
-        seen |= {path.resolve() for path in paths}
+        paths = list(run_directories(folder))
         if not paths:
             collection.problems.append(f"{folder}: no runs in it")
         for path in paths:
-            _add(path, found, collection)
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                _add(path, found, collection)
         for file in sorted(folder.rglob("sweep.json")):
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
             for name, job in sweep.plan(file.parent).items():
-                digest = job["configuration"]
-                found.setdefault(digest, Configuration(digest)).planned.add(job["seed"])
+                planned.setdefault(job["configuration"], set()).add(job["seed"])
                 if not (file.parent / name).exists():
                     collection.unfinished.append(Unfinished(file.parent / name, "not started"))
     for configuration in found.values():
         configuration.results = dict(sorted(configuration.results.items()))
-        configuration.planned |= set(configuration.results)
-        if configuration.results:
-            collection.configurations.append(configuration)
+        configuration.planned = planned.get(configuration.digest, set()) | {*configuration.results}
+        collection.configurations.append(configuration)
     label(collection.configurations)
     return collection
 
@@ -123,7 +126,10 @@ def run_directories(folder: Path) -> Iterator[Path]:
         names[:] = [name for name in names if not name.startswith(".")]
 
 
-def _add(path: Path, found: dict[str, Configuration], collection: Collection) -> None:
+def _add(
+    path: Path, found: dict[tuple[str, str | None], Configuration], collection: Collection
+) -> None:
+    """Runs on other reviews are another configuration, as those of other settings are."""
     run = Run(path)
     try:
         metrics = run.metrics
@@ -133,41 +139,59 @@ def _add(path: Path, found: dict[str, Configuration], collection: Collection) ->
     except ValueError as error:
         collection.problems.append(f"{path}: metrics.json is damaged: {config.one_line(error)}")
         return
-    if not isinstance(metrics, dict) or metrics.get("status") != "done":
+    if metrics.get("status") != "done":
         collection.unfinished.append(Unfinished(path, sweep.reason(run)))
+        return
+    wrong = wrong_metrics(metrics)
+    if wrong:
+        collection.problems.append(f"{path}: metrics.json {wrong}")
         return
     try:
         splits = read_predictions(run.predictions)
-    except (OSError, pyarrow.ArrowException, KeyError) as error:
+    except (OSError, pyarrow.ArrowException, KeyError, ValueError, TypeError) as error:
         what = f"predictions.parquet is missing or damaged: {config.one_line(error)}"
         collection.problems.append(f"{path}: {what}")
         return
     try:
         own = run.config
         digest, flat = config.digest(own, seed=False), config.comparable(own)
-        result = Result(path, metrics, flat, splits)
-        missing = sorted(NEEDED - set(metrics))
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, AttributeError) as error:
+        lacking = sorted(set(config.REQUIRED) - set(config.MACHINE) - set(flat))
+        if lacking:
+            raise ValueError(f"it lacks {lacking[0]}")
+    except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
         what = f".hydra/config.yaml is missing or damaged: {config.one_line(error)}"
         collection.problems.append(f"{path}: {what}")
         return
-    if not missing and not metrics["epochs"]:
-        collection.problems.append(f"{path}: metrics.json has no epochs")
-        return
-    if missing:
-        collection.problems.append(f"{path}: metrics.json lacks {', '.join(missing)}")
-        return
-    configuration = found.setdefault(digest, Configuration(digest))
+    key = (digest, sweep.fingerprint(metrics))
+    configuration = found.setdefault(key, Configuration(*key))
+    result = Result(path, metrics, flat, splits)
     other = configuration.results.setdefault(result.seed, result)
     if other is not result:
         what = "the same configuration and seed; the first is in the report"
         collection.problems.append(f"{other.path} and {path}: {what}")
 
 
-NEEDED = set(
-    "dataset model seed parameters epochs best_epoch val/acc val/loss test/acc test/loss seconds "
-    "device versions git data".split()
-)
+NUMBERS = "parameters best_epoch val/acc val/loss test/acc test/loss seconds".split()
+OF_EPOCH = "epoch train/loss train/acc val/loss val/acc".split()
+KINDS = {"dataset": str, "model": str, "device": str, "seed": int, "versions": dict, "data": dict}
+
+
+def wrong_metrics(metrics: dict[str, Any]) -> str | None:
+    """What a report needs of a finished run and is not there, or is of another kind."""
+    for name, kind in KINDS.items():
+        if not isinstance(metrics.get(name), kind):
+            return f"has no {name}"
+    epochs = metrics.get("epochs")
+    if not isinstance(epochs, list) or not epochs:
+        return "has no epochs"
+    whole = [isinstance(e, dict) and all(_number(e.get(name)) for name in OF_EPOCH) for e in epochs]
+    if not all(whole):
+        return "has an epoch without its numbers"
+    return next((f"has no {name}" for name in NUMBERS if not _number(metrics.get(name))), None)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_predictions(file: Path) -> dict[str, Predictions]:
@@ -180,6 +204,8 @@ def read_predictions(file: Path) -> dict[str, Predictions]:
         index, label, logit = (column[split == name] for column in columns)
         if not len(index):
             raise KeyError(f"no rows of split {name}")
+        if logit.dtype.kind != "f" or index.dtype.kind != "i" or label.dtype.kind != "i":
+            raise TypeError("its columns are not numbers")
         order = np.argsort(index)
         splits[name] = Predictions(index[order], label[order].astype(bool), logit[order])
     return splits
@@ -190,14 +216,25 @@ def label(configurations: list[Configuration]) -> None:
     for dataset in {c.dataset for c in configurations}:
         same = [c for c in configurations if c.dataset == dataset]
         keys = {key for c in same for key in c.config}
-        values = {key: {str(c.config[key]) for c in same if key in c.config} for key in keys}
+        values = {key: {str(c.config.get(key)) for c in same} for key in keys}
+        # A key that all configurations of some models have comes with the model, and tells nothing.
+        models = {key: {c.config["model.name"] for c in same if key in c.config} for key in keys}
+        of_model = {
+            key
+            for key in keys
+            if all((key in c.config) == (c.config["model.name"] in models[key]) for c in same)
+            and len({str(c.config[key]) for c in same if key in c.config}) == 1
+        }
         varies = sorted(
             key
-            for key in keys - {"seed", "model.name"}
+            for key in keys - {"seed", "model.name"} - of_model
             if not key.endswith("_target_") and len(values[key]) > 1
         )
         for c in same:
-            parts = [
-                f"{key.split('.', 1)[-1]}={c.config[key]}" for key in varies if key in c.config
-            ]
+            own = [key for key in varies if key in c.config]
+            parts = [f"{key.split('.', 1)[-1]}={c.config[key]}" for key in own]
             c.label = " ".join([c.config["model.name"], *parts])
+        labels = [c.label for c in same]
+        for c in same:
+            if labels.count(c.label) > 1:
+                c.label += f" reviews={(c.fingerprint or 'none')[:8]}"

@@ -12,6 +12,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from imdb_lightning import sweep
@@ -107,7 +108,7 @@ def test_runs_that_failed_are_listed_and_not_averaged(make: Make, tmp_path: Path
     make("b", "experiment=report/rnn", seed=1, changes=failed)
     pages = written(tmp_path)
     assert rows(pages[".md"], "report/rnn")[0][3] == "1"
-    assert "`b`: ValueError: <the cell> gave up" in pages[".md"]
+    assert "`b`: ValueError: &lt;the cell&gt; gave up" in pages[".md"]
     assert "ValueError: &lt;the cell&gt; gave up" in pages[".html"]
 
 
@@ -189,7 +190,7 @@ def test_names_and_reviews_are_escaped(make: Make, tmp_path: Path) -> None:
     assert "hardest for all" in pages[".html"]
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in pages[".html"]
     assert "<script" not in pages[".html"] and "<b>mine" not in pages[".html"]
-    assert evil not in pages[".md"] and "mine\\|yours" in pages[".md"]
+    assert evil not in pages[".md"] and "&lt;b&gt;mine\\|yours" in pages[".md"]
 
 
 # Bad input
@@ -227,6 +228,75 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_is_reported(
     assert all(line.removeprefix("imdb_lightning.report: ") in text for line in lines)
 
 
+WRONG = [
+    {"seed": [1]},
+    {"val/acc": None},
+    {"seconds": "x"},
+    {"device": ["cpu"]},
+    {"data": "x"},
+    {"versions": "x"},
+    {"epochs": [{"epoch": 1}]},
+]
+
+
+@pytest.mark.parametrize("changes", WRONG, ids=str)
+def test_metrics_of_the_wrong_kind_are_one_line(
+    make: Make, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    make("good", "experiment=report/rnn", seed=0)
+    make("bad", "experiment=report/rnn", seed=1, changes=changes)
+    collection = collect([tmp_path])
+    (line,) = collection.problems
+    assert line.startswith(f"{tmp_path / 'bad'}: metrics.json has ")
+    assert len(collection.results) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", "[1]"),
+        ("metrics.json", "null"),
+        (".hydra/config.yaml", "[a]"),
+        (".hydra/config.yaml", ""),
+        (".hydra/config.yaml", "a: ${b}"),
+        (".hydra/config.yaml", "a: [b"),
+    ],
+)
+def test_files_of_the_wrong_kind_are_one_line(
+    make: Make, tmp_path: Path, file: str, content: str
+) -> None:
+    make("good", "experiment=report/rnn", seed=0)
+    (make("bad", "experiment=report/rnn", seed=1) / file).write_text(content)
+    collection = collect([tmp_path])
+    (line,) = collection.problems
+    assert line.startswith(f"{tmp_path / 'bad'}: {file} is ") and "\n" not in line
+    assert len(collection.results) == 1
+
+
+def test_runs_on_other_reviews_are_never_averaged(make: Make, tmp_path: Path) -> None:
+    make("a", "experiment=report/rnn", seed=0)
+    make("b", "experiment=report/rnn", seed=1, changes={"data": {"fingerprint": "other"}})
+    make("c", "experiment=report/gru", seed=1, skill=3)
+    configurations = collect([tmp_path]).configurations
+    assert [len(c.results) for c in configurations] == [1, 1, 1]
+    assert len({c.label for c in configurations}) == 3
+
+
+def test_runs_with_fewer_reviews_do_not_stop_the_report(make: Make, tmp_path: Path) -> None:
+    make("a", "experiment=report/rnn", seed=0)
+    short = make("b", "experiment=report/gru", seed=0) / "predictions.parquet"
+    table = pyarrow.parquet.read_table(short)
+    pyarrow.parquet.write_table(table.slice(0, 900), short)
+    text = written(tmp_path)[".md"]
+    assert "the runs did not see the same reviews" in text
+
+
+def test_directories_that_overlap_are_read_once(make: Make, tmp_path: Path) -> None:
+    make("a", "experiment=report/rnn", seed=0)
+    collection = collect([tmp_path, tmp_path / "a"])
+    assert collection.problems == [] and len(collection.results) == 1
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_nothing_to_report_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
@@ -240,14 +310,20 @@ def test_nothing_to_report_is_one_line_and_leaves_nothing(tmp_path: Path, name: 
 def test_a_file_of_ones_own_is_not_overwritten(make: Make, tmp_path: Path) -> None:
     make("runs/a", "experiment=report/rnn")
     mine = tmp_path / "runs" / "report.md"
-    mine.write_text("my notes")
+    mine.write_text("my notes on python -m imdb_lightning.report")
     done = report(tmp_path / "runs")
     assert done.returncode == 2
     assert done.stderr == (
         f"imdb_lightning.report: {mine}: not written by this command; move it away or give "
         "--output\n"
     )
-    assert mine.read_text() == "my notes"
+    assert mine.read_text() == "my notes on python -m imdb_lightning.report"
     assert not (tmp_path / "runs" / "report.html").exists()
     assert report(tmp_path / "runs", "--output", tmp_path / "elsewhere").returncode == 0
     assert (tmp_path / "elsewhere" / "report.html").exists()
+    mine.unlink()
+    plot = tmp_path / "runs" / "report_plots" / "rnn-acc.svg"
+    plot.parent.mkdir()
+    plot.write_text("mine")
+    assert report(tmp_path / "runs").returncode == 2
+    assert plot.read_text() == "mine"

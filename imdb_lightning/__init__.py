@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from .model.cells import LSTMCell as LSTMCell
     from .model.cells import RNNCell as RNNCell
     from .model.check import check_cell as check_cell
+    from .trained import load as load
 
 __version__ = "0.1.0"
-__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "check_cell"]
+__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "check_cell", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +28,10 @@ def __getattr__(name: str) -> Any:
         from .model.check import check_cell
 
         return check_cell
+    if name == "load":
+        from .trained import load
+
+        return load
     if name in __all__:
         from .model import cells
 

@@ -160,7 +160,7 @@ def no_cells(models: list[DictConfig]) -> list[str]:
     for model in models:
         target = model.cell._target_
         if not str(target).startswith("imdb_lightning.") and target not in wrong:
-            from .model.classifier import cell_maker
+            from .model.network import cell_maker
 
             try:
                 cell_maker(model.cell)(2, 2)

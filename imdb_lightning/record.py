@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from . import figures
+from . import figures, statistics
 from .config import comparable
 from .data.module import ReviewData
 from .model.classifier import Classifier
@@ -107,9 +107,12 @@ class Record(Callback):
         """The run is tested: write its results, and return what metrics.json holds."""
         assert self.writer is not None
         scores = {split: model.scores(split) for split in ("val", "test")}
-        test = scores["test"]
+        val, test = scores["val"], scores["test"]
         self.metrics |= {
             "status": "done",
+            "temperature": statistics.temperature(
+                val.margins_N.double().numpy(), val.labels_N.numpy()
+            ),
             "test/acc": test.accuracy,
             "test/loss": test.loss,
             "seconds": seconds,

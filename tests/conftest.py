@@ -13,9 +13,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from imdb_lightning import config
+from imdb_lightning.train import train
 
 
 REAL = os.environ.get("IMDB_DATA")
@@ -102,3 +103,12 @@ def some_reviews(count: int, offset: int = 0) -> dict[str, list]:
         "text": [f"A {words[n % 2]}, number {n}. <br /> I saw it {n} times!" for n in numbers],
         "label": [n % 2 for n in numbers],
     }
+
+
+def run_of(path: Path, *overrides: str) -> Path:
+    """A run in `path`, trained here, with the configuration beside it that Hydra would write."""
+    cfg = composed(*TINY, *overrides)
+    (path / ".hydra").mkdir(parents=True)
+    OmegaConf.save(cfg, path / ".hydra" / "config.yaml")
+    train(cfg, path)
+    return path

@@ -17,7 +17,7 @@ from imdb_lightning.bench.epoch import WAYS
 from imdb_lightning.bench.layers import SUBJECTS
 from imdb_lightning.bench.step import PARTS, cell_flops
 from imdb_lightning.bench.timing import in_turn, table
-from tests.conftest import TINY, composed, environment
+from tests.conftest import TINY, composed, environment, run_of
 
 
 def run(folder: Path, *arguments: str) -> dict:
@@ -103,3 +103,12 @@ def test_a_wrong_command_line_exits_with_2(
         bench.main(wrong)
     assert left.value.code == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_predict(tmp_path: Path) -> None:
+    path = run_of(tmp_path / "run", "model=custom_lstm")
+    figures = run(tmp_path, "predict", str(path), "--rounds", "1", "--threads", "1")
+    assert len(figures["reviews_per_second"]) == 2
+    for name, rate in figures["reviews_per_second"].items():
+        assert rate == pytest.approx(16_000 / figures["ms"][name]["median"])

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_bench_commands_have_no_mistake(arguments: list[str]) -> None:
     bench.parser().parse_args(arguments)
 
 
+@pytest.mark.parametrize("name", ["predict", "evaluate", "explain", "export", "demo"])
+def test_commands_on_a_run_have_no_mistake(name: str) -> None:
+    parser = import_module(
+        "imdb_lightning.explain.__main__" if name == "explain" else f"imdb_lightning.{name}"
+    ).parser()
+    shown = [words[3:] for words in COMMANDS if words[2:3] == [f"imdb_lightning.{name}"]]
+    assert shown
+    for words in shown:
+        parser.parse_args(words[: words.index("<")] if "<" in words else words)
+
+
 @pytest.mark.parametrize("arguments", REPORT, ids=" ".join)
 def test_report_commands_have_no_mistake(arguments: list[str]) -> None:
     report.parser().parse_args(arguments)
@@ -84,7 +96,7 @@ def test_the_mistakes_shown_are_those_that_are_told(tmp_path: Path) -> None:
 
 
 def test_the_cell_shown_is_checked_and_trains(tmp_path: Path) -> None:
-    (cell,) = blocks("python")
+    cell, *_ = (block for block in blocks("python") if "class " in block)
     (tmp_path / "my_cells.py").write_text(cell)
     (check,) = [words for words in COMMANDS if words[:2] == ["python", "-c"]]
     subprocess.run(

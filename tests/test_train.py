@@ -101,7 +101,8 @@ def test_metrics_hold_what_they_should(run: Run) -> None:
     metrics = run.metrics
     assert set(metrics) == set(
         "status dataset model seed test_checkpoint versions git parameters data epochs best_epoch "
-        "val/acc val/loss val/acc_best test/acc test/loss seconds tokens_per_second device".split()
+        "val/acc val/loss val/acc_best test/acc test/loss temperature seconds "
+        "tokens_per_second device".split()
     )
     assert metrics["status"] == "done"
     assert (metrics["dataset"], metrics["model"], metrics["seed"]) == ("synthetic", "lstm", 0)

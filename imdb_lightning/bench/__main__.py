@@ -4,6 +4,7 @@ python -m imdb_lightning.bench layers            every implementation of every c
 python -m imdb_lightning.bench step              where a training step's time goes
 python -m imdb_lightning.bench epoch             a training epoch, beside a plain PyTorch script
 python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
+python -m imdb_lightning.bench predict RUN       prediction beside training's evaluation loop
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    benches = top.add_subparsers(dest="bench", required=True, metavar="layers|step|epoch|scaling")
-    for name, run in (("layers", layers), ("step", step), ("epoch", epoch), ("scaling", scaling)):
+    names = "|".join(BENCHES)
+    benches = top.add_subparsers(dest="bench", required=True, metavar=names)
+    for name, run in BENCHES.items():
         bench = benches.add_parser(name, help=run.__doc__)
         bench.set_defaults(run=run)
         bench.add_argument("--threads", type=positive, help="of the processor; default: PyTorch's")
@@ -64,11 +66,15 @@ def parser() -> argparse.ArgumentParser:
             cells = NAMES if name == "layers" else NAMES[:4]
             bench.add_argument("--cells", nargs="+", choices=cells, default=list(cells))
         if name != "step":
-            bench.add_argument("--rounds", type=positive, default=3 if name == "epoch" else 15)
+            bench.add_argument(
+                "--rounds", type=positive, default=15 if name in ("layers", "scaling") else 3
+            )
         if name == "layers":
             for size, default in (("length", 200), ("batch", 64), ("input", 64), ("hidden", 64)):
                 bench.add_argument(f"--{size}", type=positive, default=default)
             bench.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+        if name == "predict":
+            bench.add_argument("model", metavar="RUN", type=Path, help="a run directory")
         if name == "step":
             bench.add_argument("overrides", nargs="*", default=["experiment=report/custom_lstm"])
         if name == "epoch":
@@ -129,6 +135,19 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
     return scaling(options.cells, torch.get_num_threads(), options.rounds)
 
 
+def predict(options: argparse.Namespace) -> dict[str, Any]:
+    """prediction of texts, beside the evaluation loop of training"""
+    from ..data.sources import DataError
+    from ..trained import LoadError
+    from .predict import predict
+
+    try:
+        return predict(options.model, options.rounds)
+    except (LoadError, DataError) as error:
+        print(f"imdb_lightning: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def reviews() -> list[str]:
     """Overrides that put the synthetic corpus in the place of reviews that are not here."""
     import os
@@ -141,6 +160,9 @@ def reviews() -> list[str]:
         print(f"{error}\nmeasured on the synthetic corpus instead", file=sys.stderr)
         return ["data.name=synthetic"]
     return []
+
+
+BENCHES = {"layers": layers, "step": step, "epoch": epoch, "scaling": scaling, "predict": predict}
 
 
 if __name__ == "__main__":

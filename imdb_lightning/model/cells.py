@@ -114,6 +114,17 @@ class LSTMCell(Cell):
         h_BH = torch.sigmoid(o_BH) * torch.tanh(c_BH)
         return h_BH, c_BH
 
+    def gates(self, projected_x: Tensor, state: State) -> dict[str, Tensor]:
+        """What `step` computes on the way, (B, H) each: (2), (4), (5), (7)."""
+        projected_h = nn.functional.linear(state[0], self.weight_hh, self.bias_hh)
+        i_BH, f_BH, g_BH, o_BH = (projected_x + projected_h).chunk(4, dim=1)
+        return {
+            "forget gate f": torch.sigmoid(f_BH),
+            "input gate i": torch.sigmoid(i_BH),
+            "candidate g": torch.tanh(g_BH),
+            "output gate o": torch.sigmoid(o_BH),
+        }
+
 
 class GRUCell(Cell):
     """Gated recurrent unit, equations (9)-(12):
@@ -153,3 +164,10 @@ class GRUCell(Cell):
             r_BH, z_BH = torch.sigmoid(x_rz + h_rz).chunk(2, dim=1)
             n_BH = torch.tanh(x_n + nn.functional.linear(r_BH * h_BH, weight_n, bias_n))
         return (z_BH * h_BH + (1 - z_BH) * n_BH,)
+
+    def gates(self, projected_x: Tensor, state: State) -> dict[str, Tensor]:
+        """What `step` computes on the way, (B, H) each: (9), (10)."""
+        H2 = 2 * self.hidden_size
+        h_rz = nn.functional.linear(state[0], self.weight_hh[:H2], self.bias_hh[:H2])
+        r_BH, z_BH = torch.sigmoid(projected_x[:, :H2] + h_rz).chunk(2, dim=1)
+        return {"update gate z": z_BH, "reset gate r": r_BH}

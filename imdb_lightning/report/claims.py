@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import published, statistics
+from .. import statistics
+from . import published
 from .runs import Configuration
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from .. import statistics
 from ..run import Run
-from . import claims, figures, mistakes, published, statistics
+from . import claims, figures, mistakes, published
 from .claims import Claim
 from .runs import Collection, Configuration, Result
 

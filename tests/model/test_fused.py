@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from imdb_lightning import Cell, GRUCell, LSTMCell, RNNCell
 from imdb_lightning.model.backbones import Unrolled
 from imdb_lightning.model.cells import State
-from imdb_lightning.model.classifier import Classifier, layer_maker
+from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.model.compiled import Compiled
 from imdb_lightning.model.fused import PORTABLE, Fused
 from imdb_lightning.model.kernels import library
+from imdb_lightning.model.network import layer_maker
 from tests.conftest import composed
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from scipy.stats import binomtest, fisher_exact, norm, t
+from scipy.stats import binomtest, fisher_exact, norm, rankdata, t
 
 
 LEVEL = 0.95  # of every interval
@@ -157,3 +157,27 @@ def calibration_error(logit_N: np.ndarray, label_N: np.ndarray) -> float:
     """Expected calibration error, a fraction 0..1: mean of |confidence - accuracy| over bins."""
     bins = reliability(logit_N, label_N)
     return float((bins.share * np.abs(bins.confidence - bins.accuracy)).sum())
+
+
+# Of one model
+
+
+def proportion_interval(right: int, count: int) -> tuple[float, float]:
+    """Of an accuracy, over reviews (Wilson 1927)."""
+    interval = binomtest(right, count).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def f1(told_N: np.ndarray, label_N: np.ndarray) -> float:
+    """Of the positive class; 0 where nothing is positive and nothing told so."""
+    both = int((told_N & label_N).sum())
+    total = int(told_N.sum()) + int(label_N.sum())
+    return 2 * both / total if total else 0.0
+
+
+def auc(logit_N: np.ndarray, label_N: np.ndarray) -> float:
+    """Probability that a positive review has the higher logit than a negative one."""
+    ranks_N = rankdata(logit_N)
+    positive = int(label_N.sum())
+    over = ranks_N[label_N].sum() - positive * (positive + 1) / 2
+    return float(over / (positive * (len(label_N) - positive)))

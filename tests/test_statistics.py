@@ -1,6 +1,6 @@
 """Intervals cover what they should, p-values are the textbook's, calibration is measured rightly.
 
-pytest tests/report/test_statistics.py
+pytest tests/test_statistics.py
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from imdb_lightning.report import statistics
-from imdb_lightning.report.statistics import McNemar
+from imdb_lightning import statistics
+from imdb_lightning.statistics import McNemar
 
 
 # Tests
@@ -173,3 +173,26 @@ def test_the_temperature_never_makes_the_loss_worse() -> None:
         found = statistics.temperature(factor * logit_N, label_N)
         before = statistics.nll(factor * logit_N, label_N)
         assert statistics.nll(factor * logit_N / found, label_N) <= before + 1e-9
+
+
+# Of one model
+
+
+def test_the_interval_of_an_accuracy_is_wilsons() -> None:
+    assert statistics.proportion_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    low, high = statistics.proportion_interval(10, 10)
+    assert 0.6 < low < 0.8 and high == 1
+
+
+def test_f1_is_of_the_positive_class() -> None:
+    told, label = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
+    assert statistics.f1(told, label) == pytest.approx(2 / 3)
+    assert statistics.f1(np.zeros(3, bool), np.zeros(3, bool)) == 0
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
+    random = np.random.default_rng(0)
+    logit_N, label_N = random.integers(0, 5, 60).astype(float), random.random(60) < 0.4
+    pairs = logit_N[label_N][:, None] - logit_N[~label_N]
+    share = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+    assert statistics.auc(logit_N, label_N) == pytest.approx(share)

@@ -1,0 +1,148 @@
+"""The network: embedding, backbone, pooling over time, and a head of two layers.
+
+Dimensions: T tokens, B reviews in the batch, E embedding size, H hidden size, F pooled features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import pooling
+from .backbones import Backbone, Unrolled
+from .cells import Cell
+from .compiled import Compiled
+from .embedding import Embedding
+from .fused import PORTABLE, Fused
+
+
+POOLINGS: dict[str, Callable[..., Tensor]] = {
+    "mean": pooling.mean,
+    "max": pooling.max,
+    "last": pooling.last,
+    "mean_max": pooling.mean_max,
+    "mean_padded": pooling.mean_padded,  # the network first makes padding a part of the review
+}
+
+
+log = logging.getLogger(__name__)
+warn_once = cache(log.warning)
+
+
+class Network(nn.Module):
+    """Embedding -> backbone -> pooling -> Linear, ReLU, dropout -> Linear to 2 logits.
+
+    The logits of a review depend on its own tokens alone: not on its padding, not on the reviews
+    beside it. Under pooling="mean_padded", the report's way, every review is first padded to
+    `max_length` tokens, and the padding is read, embedded and averaged like words.
+    """
+
+    def __init__(
+        self,
+        make_layer: Callable[[int, int], nn.Module],
+        *,
+        vocab_size: int,
+        max_length: int,
+        embedding_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        dropout: float,
+        pooling: str,
+    ) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.pooling = pooling
+        self.embedding = Embedding(vocab_size + 1, embedding_size)  # row 0 is padding
+        self.backbone = Backbone(
+            make_layer, embedding_size, hidden_size, num_layers, bidirectional, dropout
+        )
+        self.pool = POOLINGS[pooling]
+        if pooling == "last":
+            self.pool = partial(self.pool, directions=self.backbone.directions)
+        features = self.backbone.output_size * (2 if pooling == "mean_max" else 1)
+        self.head = nn.Sequential(
+            nn.Linear(features, hidden_size),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size, 2),
+        )
+
+    @classmethod
+    def from_config(cls, model: Mapping[str, Any]) -> Network:
+        """The network that the group `model` of a configuration describes."""
+        options = {k: v for k, v in model.items() if k not in (*OF_THE_LAYER, "loss")}
+        return Network(layer_maker(model), **options)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits (B, 2) of negative and positive. tokens_BT: int64; lengths_B: int64 tokens."""
+        if self.pooling == "mean_padded":
+            tokens_BT = nn.functional.pad(tokens_BT, (0, self.max_length - tokens_BT.shape[1]))
+        return self.from_embeddings(self.embedding(tokens_BT.T), lengths_B)
+
+    def from_embeddings(self, x_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits (B, 2) of reviews whose tokens are embedded already."""
+        if self.pooling == "mean_padded":
+            missing = self.max_length - x_TBE.shape[0]
+            if missing:
+                padding_E = self.embedding.weight[0]
+                x_TBE = torch.cat([x_TBE, padding_E.expand(missing, x_TBE.shape[1], -1)])
+            lengths_B = torch.full_like(lengths_B, self.max_length)
+        h_TBH = self.backbone(x_TBE, lengths_B)
+        return self.head(self.pool(h_TBH, lengths_B))
+
+
+OF_THE_LAYER = ("name", "layer", "cell", "implementation")
+
+
+def layer_maker(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
+    """Function (input_size, hidden_size) -> one recurrent layer, `model.layer` or `model.cell`.
+
+    Raises ImportError, AttributeError or ValueError where `_target_` names no such class.
+    """
+    if "cell" in model:
+        make_cell = cell_maker(model["cell"])
+        over_time = IMPLEMENTATIONS[model["implementation"]]
+        return lambda input_size, hidden_size: over_time(make_cell(input_size, hidden_size))
+    target = model["layer"]["_target_"]
+    kind = resolve_name(target)
+    if kind not in (nn.RNN, nn.LSTM, nn.GRU):
+        raise ValueError(f"model.layer: {target} is not torch.nn.RNN, LSTM or GRU")
+    return lambda input_size, hidden_size: kind(input_size, hidden_size)
+
+
+def cell_maker(cell: Mapping[str, Any]) -> Callable[[int, int], Cell]:
+    """Function (input_size, hidden_size) -> the cell that `model.cell` names, ours or a user's.
+
+    Raises ImportError, AttributeError or ValueError where `_target_` names no such class.
+    """
+    options = dict(cell)
+    target = options.pop("_target_")
+    kind = resolve_name(target)
+    if not (isinstance(kind, type) and issubclass(kind, Cell)):
+        raise ValueError(f"model.cell: {target} is not an imdb_lightning.Cell")
+    return lambda input_size, hidden_size: kind(input_size, hidden_size, **options)
+
+
+def fused_or_unrolled(cell: Cell) -> nn.Module:
+    """`Fused` where the cell is one of ours, else `Unrolled`, after one line that says so."""
+    if type(cell) in PORTABLE:
+        return Fused(cell)
+    warn_once(
+        f"{type(cell).__name__} has no fused form and is unrolled step by step; "
+        "model.implementation=compile is faster"
+    )
+    return Unrolled(cell)
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Cell], nn.Module]] = {
+    "fused": fused_or_unrolled,
+    "compile": Compiled,
+    "loop": Unrolled,
+}

@@ -1,0 +1,186 @@
+"""Reviews from every kind of file, and the commands that answer them.
+
+pytest tests/test_predict.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from imdb_lightning import predict
+from imdb_lightning.reviews import InputError, read, read_labelled
+from tests.conftest import environment, run_of
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_of(tmp_path_factory.mktemp("runs") / "a run", "model=custom_lstm")
+
+
+def ask(name: str, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", f"imdb_lightning.{name}", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120)
+
+
+# Files
+
+
+def test_text_files_hold_a_review_a_line(tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_bytes(b"one\r\n\ntwo \xff three\nlast")
+    assert list(read(tmp_path / "r.txt")) == ["one", "", "two \ufffd three", "last"]
+
+
+@pytest.mark.parametrize("name", ["text", "review"])
+def test_tables_hold_a_review_a_row(tmp_path: Path, name: str) -> None:
+    texts = ['with "quotes", commas', "two\nlines", "", "\N{GRINNING FACE}"]
+    labels = [0, 1, 1, 0]
+    rows = "".join(
+        '"{}",{}\n'.format(t.replace('"', '""'), n) for t, n in zip(texts, labels, strict=True)
+    )
+    (tmp_path / "r.csv").write_text(f"{name},label\n{rows}")
+    (tmp_path / "r.jsonl").write_text(
+        "".join(
+            json.dumps({name: t, "label": n}) + "\n" for t, n in zip(texts, labels, strict=True)
+        )
+    )
+    table = pyarrow.table({name: texts, "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "r.parquet")
+    for suffix in ("csv", "jsonl", "parquet"):
+        assert list(read(tmp_path / f"r.{suffix}")) == texts
+        found, label_N = read_labelled(tmp_path / f"r.{suffix}")
+        assert found == texts and np.array_equal(label_N, np.array(labels, bool))
+
+
+def test_labels_may_be_words(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("review,sentiment\na,positive\nb,Negative\nc,pos\n")
+    assert read_labelled(tmp_path / "r.csv")[1].tolist() == [True, False, True]
+
+
+def test_an_empty_file_has_no_reviews(tmp_path: Path) -> None:
+    for suffix in ("txt", "csv", "jsonl"):
+        (tmp_path / f"r.{suffix}").touch()
+        assert list(read(tmp_path / f"r.{suffix}")) == []
+
+
+def test_nul_bytes_are_no_end(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes(b"text\na\0b\n")
+    assert list(read(tmp_path / "r.csv")) == ["ab"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("r.doc", b"x", "it takes one of"),
+        ("r.csv", b"a,b\n1,2\n", "no column text or review; there is a, b"),
+        ("r.jsonl", b'{"text": "a"}\n{"b', "line 2"),
+        ("r.jsonl", b"[1]\n", "line 1: neither an object nor a text"),
+        ("r.parquet", b"PAR1", "r.parquet: "),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=told) as error:
+        list(read(tmp_path / name))
+    assert name in str(error.value) and len(str(error.value).splitlines()) == 1
+    with pytest.raises(InputError, match="no such file"):
+        list(read(tmp_path / "nowhere.txt"))
+
+
+def test_a_label_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("text,label\na,0\nb,maybe\n")
+    with pytest.raises(InputError, match="line 3: label 'maybe'; it is 0 or 1"):
+        read_labelled(tmp_path / "r.csv")
+
+
+# Commands
+
+
+def test_predict_answers_standard_input_line_by_line(run: Path) -> None:
+    done = ask("predict", run, "-", "--json", stdin=b"a superb film\n\n\xff\xfe\0\n")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2]
+    assert all(set(row) == {"index", "label", "probability", "logit"} for row in rows)
+    (alone,) = ask("predict", run, "a superb film").stdout.splitlines()
+    label, probability = alone.decode().split("\t")
+    assert label == rows[0]["label"]
+    assert float(probability) == pytest.approx(rows[0]["probability"], abs=1e-4)
+
+
+def test_predict_ends_quietly_where_nobody_reads_on(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "many.txt").write_text("a superb film\n" * 50_000)
+    command = [sys.executable, "-m", "imdb_lightning.predict", str(run), "--file", "many.txt"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(tmp_path) | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere", "a"], "no such run"),
+        (["https://x.org/run", "a"], "an address"),
+        (["RUN"], "give reviews"),
+        (["RUN", "--file", "nowhere.csv"], "no such file"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: Path,
+    arguments: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(run) if text == "RUN" else text for text in arguments]
+    monkeypatch.setattr(sys, "argv", ["predict", *words])
+    with pytest.raises(SystemExit) as ended:
+        predict.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("imdb_lightning.predict: ") and told in line
+
+
+def test_evaluate_gives_the_metrics_of_training(run: Path, tmp_path: Path) -> None:
+    done = ask("evaluate", run, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert result["count"] == 16
+    assert result["accuracy"] == metrics["test/acc"]
+    assert result["loss"] == pytest.approx(metrics["test/loss"], rel=1e-4)
+    low, high = result["accuracy_interval"]
+    assert low < result["accuracy"] < high
+    assert sum(result["confusion"].values()) == 16
+    assert sum(group["count"] for group in result["by_words"]) == 16
+    assert len(result["wrong"]) == round(16 * (1 - result["accuracy"]))
+    assert [w["probability"] for w in result["wrong"]] == sorted(
+        (w["probability"] for w in result["wrong"]), reverse=True
+    )
+
+
+def test_evaluate_reads_a_file_and_writes_for_people(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("text,label\na superb film,1\nan awful film,0\n")
+    done = ask("evaluate", run, "--file", tmp_path / "r.csv")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    for word in ("accuracy", "95 % interval", "F1", "AUC", "loss", "ECE", "confusion", "words"):
+        assert word in text

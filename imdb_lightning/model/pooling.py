@@ -27,7 +27,7 @@ def max(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
 
 def last(h_TBH: Tensor, lengths_B: Tensor, directions: int = 1) -> Tensor:
     """Final hidden state of each direction: at the last token forwards, at the first backwards."""
-    reviews_B = torch.arange(len(lengths_B), device=lengths_B.device)
+    reviews_B = torch.arange(lengths_B.shape[0], device=lengths_B.device)
     forwards_BH = h_TBH[lengths_B - 1, reviews_B]
     if directions == 1:
         return forwards_BH

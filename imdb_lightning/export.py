@@ -175,6 +175,7 @@ def write_pt2(network: Network, file: Path) -> Runner:
     example = (torch.ones(3, 7, dtype=torch.int64), torch.tensor([7, 3, 1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of its own code (2026-11)
+        torch._dynamo.reset()  # what it has learned from another export would fix the length
         program = torch.export.export(scanned, example, dynamic_shapes=({0: B, 1: T}, {0: B}))
         torch.export.save(program, file)
         loaded = torch.export.load(file).module()

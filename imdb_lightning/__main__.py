@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from . import config
+from . import config, launcher
 
 
 SYNTHETIC = "data.name=synthetic"
@@ -192,7 +192,9 @@ def leave(code: int, *lines: str) -> NoReturn:
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
     """Ctrl-C and SIGTERM: unwind, so that the run says how it ended; a second one ends at once."""
-    signal.signal(number, signal.SIG_DFL)
+    launcher.outlive_parent()  # it has sent this one, maybe, and would send more
+    for known in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(known, signal.SIG_DFL)
     raise SystemExit(128 + number)
 
 

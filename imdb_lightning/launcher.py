@@ -204,6 +204,12 @@ def end_with_parent() -> None:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def outlive_parent() -> None:
+    """No SIGTERM when the parent ends. Linux sends one as each of the parent's threads ends."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, 0)
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch  # seconds: only where a run may use one

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer as Words
 
 from imdb_lightning.data.text import PADDING, START, UNKNOWN, Tokenizer
 
@@ -93,6 +95,38 @@ def test_a_saved_tokenizer_encodes_alike(tmp_path: Path, truncation: str) -> Non
     texts = ["the cat sat on a dog", "Bird!", "[START] cat"]
     for mine, expected in zip(after.encode(texts), before.encode(texts), strict=True):
         assert mine.tolist() == expected.tolist()
+
+
+LATIN = [chr(code) for code in range(256)]
+TEXTS = [
+    "",
+    " ",
+    *(f"a{letter}Cat{letter * 3}É {letter}" for letter in LATIN),
+    "".join(LATIN) * 2,
+    "[PAD] [START] [UNK] cat[PAD]",
+    "naïve Éclair straße ŒUVRE İstanbul ΣΑΣ a\u0301 «cat» “cat” a\u2028cat \U0001f600cat",
+    *("".join(random) for random in np.random.default_rng(0).choice([*LATIN, "’"], (50, 80))),
+]
+
+
+@pytest.mark.parametrize("max_length", [1, 2, 3, 9, 200])
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+def test_the_table_of_western_letters_gives_the_ids_of_the_library(
+    truncation: str, max_length: int
+) -> None:
+    mine = Tokenizer.train(TEXTS, 150, max_length, truncation)
+    library = Tokenizer.train(TEXTS, 150, max_length, truncation)
+    library.latin.known = False
+    assert mine.latin.known
+    for ours, theirs in zip(mine.encode(TEXTS), library.encode(TEXTS), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_tokenizer_with_other_rules_is_left_to_the_library(tmp_path: Path) -> None:
+    other = Words.from_str(tokenizer().json().replace('{"type":"Lowercase"}', '{"type":"NFC"}'))
+    (tmp_path / "tokenizer.json").write_text(other.to_str(), "utf-8")
+    read = Tokenizer.load(tmp_path / "tokenizer.json", 4, "head")
+    assert read.encode(["CAT cat"])[0].tolist() == [START, UNKNOWN, 3]
 
 
 def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:

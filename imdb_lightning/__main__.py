@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import hydra
@@ -16,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from . import config, launcher
+from . import config, interruption, resume
 
 
 SYNTHETIC = "data.name=synthetic"
@@ -40,11 +38,23 @@ def main() -> None:
         line = config.check(options.overrides, bool(options.multirun), options.config_dir)
         if line.mistakes:
             leave(2, *line.mistakes)
+        wanted = line.jobs[0].resume
+        if wanted is not None and line.multirun:
+            leave(2, "resume: a grid goes on by itself: give its command again, without resume")
         if options.cfg and line.swept:
             leave(2, f"{line.swept[0]}: --cfg shows one configuration: give one value")
         given = dict(zip(options.overrides, line.overrides, strict=True))
         sys.argv = [given.get(argument, argument) for argument in sys.argv]
         if not options.cfg and not options.info:
+            if wanted is not None:
+                texts = go_on(wanted, line, options.overrides, options.config_dir)
+                sys.argv = [
+                    *(text for text in sys.argv if not texts or text not in options.overrides),
+                    *(texts or ["resume=null"]),
+                ]
+                if texts:
+                    run_jobs()
+                    return
             if prepare(line.jobs):
                 added = [*options.overrides, SYNTHETIC]
                 line = config.check(added, bool(options.multirun), options.config_dir)
@@ -56,6 +66,38 @@ def main() -> None:
     run_jobs()
 
 
+def go_on(
+    value: str, line: config.CommandLine, given: list[str], config_dir: str | None
+) -> list[str]:
+    """The overrides of the run to go on with; none where `resume=auto` finds no such run.
+
+    Leaves with 2 where it may not go on, with 0 where nothing is left to do.
+    """
+    named = any(resume.key(text) == "hydra.run.dir" for text in given)
+    given = [text for text in given if resume.key(text) not in ("resume", "hydra.run.dir")]
+    directory = Path(line.directory)
+    if value == "auto":
+        path = directory if named else resume.newest(directory.parent, line.jobs[0])
+        if path is None or not (path / "metrics.json").exists():
+            print("no unfinished run of this configuration: beginning one", flush=True)
+            return []
+    else:
+        path = Path(config.full(value))
+    try:
+        texts = resume.overrides(path, given)
+        line = config.check(texts, False, config_dir)
+        if line.mistakes:
+            leave(2, *line.mistakes)
+        resume.check(path, line.jobs[0])
+    except resume.CannotResume as error:
+        leave(2, *error.args)
+    if resume.is_done(path, line.jobs[0]):
+        print(f"{path} is done; trainer.max_epochs=MORE goes on with it")
+        sys.exit(0)
+    prepare(line.jobs, stand_in=False)
+    return [*texts, f"hydra.run.dir={config.quoted(str(path))}", "hydra.output_subdir=null"]
+
+
 def run_grid(line: config.CommandLine) -> NoReturn:
     """Run what an earlier try has not finished, say what failed, and leave: 0 all done, 1 not."""
     from .run import Busy, RunExists
@@ -63,7 +105,7 @@ def run_grid(line: config.CommandLine) -> NoReturn:
 
     jobs = dict(zip(line.names, line.jobs, strict=True))
     try:
-        sweep = Sweep.claim(Path(line.sweep_dir), line.sweep_named, jobs)
+        sweep = Sweep.claim(Path(line.directory), line.sweep_named, jobs)
     except (Busy, RunExists, OSError) as error:
         leave(2, str(error))
     done = sweep.done()
@@ -84,17 +126,18 @@ def run_grid(line: config.CommandLine) -> NoReturn:
 
 def run_jobs() -> None:
     """Hydra's part: compose each job's configuration and train, here or in other processes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    interruption.expect()
     failures: list[str] = []
 
     @hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")
     def job(cfg: DictConfig) -> float | None:
         from . import process
+        from .checkpoint import Damaged
         from .data.sources import DataError
-        from .run import Run, RunExists
+        from .finite import NotFinite
+        from .run import Busy, Run, RunExists
         from .sweep import is_done
-        from .train import train
+        from .train import Changed, train
 
         hydra_config = HydraConfig.get()
         run_dir = Path(hydra_config.runtime.output_dir)
@@ -105,7 +148,7 @@ def run_jobs() -> None:
             process.share_cores(process.runs_at_once(hydra_config.launcher, runs))
         try:
             return train(cfg, run_dir)["val/acc"]
-        except (DataError, RunExists) as error:
+        except (DataError, RunExists, Busy, Changed, Damaged, NotFinite, OSError) as error:
             log.error("%s", error)
         except Exception:
             log.exception("the run failed")
@@ -119,16 +162,18 @@ def run_jobs() -> None:
         sys.exit(1)
 
 
-def prepare(jobs: list[DictConfig]) -> bool:
+def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
     """Leave with 2 where the jobs ask for what is not here: a device, the reviews, a user's cell.
 
-    True where there are no reviews and data.fallback allows the synthetic corpus. It then goes into
-    the command line, so that the configuration, the run's name and all that it writes say so.
+    True where there are no reviews and data.fallback allows the synthetic corpus to stand in. It
+    then goes into the command line, so that the configuration, the run's name and all that it
+    writes say so.
     """
     lacks = no_device({cfg.trainer.accelerator for cfg in jobs})
     real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
     reviews = no_reviews({data.path for data in real})
-    if reviews and any(data.fallback is None or data.path is not None for data in real):
+    needed = any(data.fallback is None or data.path is not None for data in real)
+    if reviews and (needed or not stand_in):
         lacks.append(reviews)
     lacks += no_cells([cfg.model for cfg in jobs if "cell" in cfg.model])
     if lacks:
@@ -188,14 +233,6 @@ def leave(code: int, *lines: str) -> NoReturn:
     for line in lines:
         print(f"imdb_lightning: {line}", file=sys.stderr)
     sys.exit(code)
-
-
-def stop(number: int, _: FrameType | None) -> NoReturn:
-    """Ctrl-C and SIGTERM: unwind, so that the run says how it ended; a second one ends at once."""
-    launcher.outlive_parent()  # it has sent this one, maybe, and would send more
-    for known in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(known, signal.SIG_DFL)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

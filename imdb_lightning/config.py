@@ -101,6 +101,9 @@ ONE_DEVICE = (
 RULES: dict[str, tuple[Check, str]] = {
     "seed": whole(0, 2**32 - 1),
     "test_checkpoint": one_of("last", "best"),
+    "resume": or_null(TEXT),
+    "checkpoint.every_minutes": or_null(number(0, above=True)),
+    "checkpoint.every_steps": or_null(whole(1)),
     "optim.lr": number(0, above=True),
     "optim.weight_decay": number(0),
     "data.name": one_of("imdb", "synthetic"),
@@ -136,7 +139,8 @@ RULES: dict[str, tuple[Check, str]] = {
     "trainer.deterministic": SWITCH,
 }
 OF_CELLS = ("model.implementation", "model.cell.reset")
-REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", *OF_CELLS)]
+HOW = ("resume", "checkpoint.every_minutes", "checkpoint.every_steps")  # a run is carried out
+REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", *HOW, *OF_CELLS)]
 ADDITIONS = {  # what lightning.Trainer takes besides, as +trainer.NAME=VALUE
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.detect_anomaly": SWITCH,
@@ -195,10 +199,10 @@ MACHINE = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
 
 
 def comparable(cfg: DictConfig) -> dict[str, Any]:
-    """What makes two runs the same: the flat configuration but for where things are here."""
+    """What makes two runs the same: the configuration, flat, without this machine's matters."""
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     values = flat(OmegaConf.to_container(own, resolve=True))
-    return {key: value for key, value in values.items() if key not in MACHINE}
+    return {key: value for key, value in values.items() if key not in (*MACHINE, *HOW)}
 
 
 def digest(cfg: DictConfig, seed: bool = True) -> str:
@@ -247,8 +251,8 @@ class CommandLine(NamedTuple):
     swept: list[str]  # those that have several values
     multirun: bool  # a grid, also one of a single run
     names: list[str]  # of the grid's runs, the directories of `jobs`
-    sweep_dir: str  # of a grid
-    sweep_named: bool  # `sweep_dir` is a name, not the time
+    directory: str  # of the run or the grid
+    sweep_named: bool  # it is a name, not the time
 
 
 def check(
@@ -304,7 +308,8 @@ def check(
                 line.jobs.append(cfg)
                 if line.multirun:
                     line.names.append(str(cfg.hydra.sweep.subdir))
-                    line = line._replace(sweep_dir=full(cfg.hydra.sweep.dir))
+                where = cfg.hydra.sweep if line.multirun else cfg.hydra.run
+                line = line._replace(directory=full(where.dir))
                 with open_dict(cfg):
                     del cfg["hydra"]
         twice = {name for name in line.names if line.names.count(name) > 1}
@@ -477,7 +482,7 @@ def _taken_directories(overrides: list[Override], cfg: DictConfig) -> list[str]:
     if "hydra.run.dir" not in given or cfg.hydra.mode == RunMode.MULTIRUN:
         return []
     folder = full(str(cfg.hydra.run.dir))
-    if not Path(folder, "metrics.json").exists():
+    if cfg.get("resume") == "auto" or not Path(folder, "metrics.json").exists():
         return []
     return [f"hydra.run.dir={folder}: there is a run in it; name a new directory"]
 

@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
-from . import model_card
+from . import durable, model_card
 from .model.backbones import Backbone
 from .model.cells import Cell, GRUCell, LSTMCell, RNNCell
 from .model.network import Network
-from .run import Run
 from .trained import LoadError, Trained, load
 
 
@@ -77,8 +76,8 @@ def export(model: Trained, kind: str, folder: Path) -> float:
         shutil.copyfile(model.tokenizer_file, inside / "tokenizer.json")
         metrics = {key: model.metrics[key] for key in KEPT if key in model.metrics}
         config = {**model.config, "metrics": metrics}
-        Run.write(inside / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-        Run.write(inside / "MODEL_CARD.md", model_card.text(model).encode())
+        durable.write(inside / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        durable.write(inside / "MODEL_CARD.md", model_card.text(model).encode())
         inside.rename(folder)
     return gap
 

@@ -5,7 +5,6 @@ A run that raises, is killed or hangs ends alone. Its directory's metrics.json s
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from . import sweep
+from . import interruption, sweep
 from .config import one_line, quoted
 from .run import Run
 
@@ -30,8 +29,6 @@ LINE = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}, {remaining} left{postfix}
 POLL = 0.3  # seconds
 GRACE = 8  # seconds from SIGTERM, at which a run writes how far it came, to SIGKILL
 OWN = ("hydra.mode", "hydra.run.", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweep")
-PR_SET_PDEATHSIG = 1  # sys/prctl.h
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Job:
@@ -66,7 +63,7 @@ class Job:
                 stderr=subprocess.STDOUT,
                 env=os.environ | variables,
                 start_new_session=True,  # Ctrl-C goes to the parent, which ends its runs itself
-                preexec_fn=None if LIBC is None else end_with_parent,
+                preexec_fn=interruption.end_with_parent if sys.platform == "linux" else None,
             )
 
     def end(self, reason: str) -> None:
@@ -196,18 +193,6 @@ def share(threads: int, gpus: Sequence[str], slot: int, uses_gpu: bool) -> dict[
     if gpus:
         variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)] if uses_gpu else ""
     return variables
-
-
-def end_with_parent() -> None:
-    """In a new process: SIGTERM when the parent is gone, however that ends."""
-    assert LIBC is not None
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def outlive_parent() -> None:
-    """No SIGTERM when the parent ends. Linux sends one as each of the parent's threads ends."""
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, 0)
 
 
 def visible_gpus() -> list[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG")  # Lightning's
 KEEP, LESS = 1 << 30, 32 << 20  # bytes
 
 
@@ -39,6 +43,32 @@ def keep_memory() -> None:
     # Before 2.35 glibc takes no more than 32 MiB, and a refusal would leave all the others worse.
     if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, KEEP) or mallopt(M_MMAP_THRESHOLD, LESS)):
         mallopt(M_TRIM_THRESHOLD, KEEP)
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Puts back at the end what a run sets for the whole process, random numbers included."""
+    variables = {name: os.environ.get(name) for name in VARIABLES}
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn
+    flags = cudnn.benchmark, cudnn.deterministic, torch.get_default_dtype(), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        cudnn.benchmark, cudnn.deterministic = flags[:2]
+        torch.set_default_dtype(flags[2])
+        torch.set_num_threads(flags[3])
 
 
 def share_cores(runs_at_once: int) -> None:

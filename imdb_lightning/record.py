@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import lightning
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from . import figures, statistics
+from . import durable, figures, statistics
 from .config import comparable
 from .data.module import ReviewData
 from .model.classifier import Classifier
@@ -27,13 +28,40 @@ log = logging.getLogger(__name__)
 class Record(Callback):
     """Writes each epoch as it ends, and the results when the run does."""
 
-    def __init__(self, run: Run, identity: Mapping[str, Any], cfg: DictConfig) -> None:
+    def __init__(
+        self,
+        run: Run,
+        identity: Mapping[str, Any],
+        cfg: DictConfig,
+        earlier: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`earlier` is the `state` that a checkpoint has, of a run that goes on."""
+        state = earlier or {"metrics": {"epochs": []}, "ends": []}
         self.run = run
         self.cfg = cfg
-        self.metrics: dict[str, Any] = {"status": "running", **identity, "epochs": []}
+        self.metrics: dict[str, Any] = {**state["metrics"], "status": "running", **identity}
+        self.ends: list[float] = list(state["ends"])  # of the epochs, by the clock
         self.train_tokens = 0
-        self.train_seconds = 0.0
+        self.train_seconds = state.get("train_seconds", 0.0)
+        self.epoch_seconds = state.get("epoch_seconds", 0.0)  # of an epoch that goes on
+        self.started = time.perf_counter() - state.get("seconds", 0.0)
         self.writer: SummaryWriter | None = None
+
+    def state(self, within_epoch: bool) -> dict[str, Any]:
+        """What `earlier` is in a later process: plain containers."""
+        now = time.perf_counter()
+        return {
+            "metrics": deepcopy(self.metrics),
+            "ends": list(self.ends),
+            "train_seconds": self.train_seconds,
+            "epoch_seconds": now - self.epoch_started if within_epoch else 0.0,
+            "seconds": now - self.started,
+        }
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the latest epoch is the best on val so far: of equals the first is."""
+        return self.metrics["best_epoch"] == self.metrics["epochs"][-1]["epoch"]
 
     def begin(self, model: Classifier, data: ReviewData) -> None:
         """The data and the model are there; training starts next."""
@@ -46,8 +74,15 @@ class Record(Callback):
         }
         self.run.write_metrics(self.metrics)
         name = self.metrics["dataset"]
+        # Written anew where the run goes on: the old file may hold epochs that come once more.
+        old = [*self.run.path.glob("events.out.tfevents.*")]
         self.writer = SummaryWriter(str(self.run.path))
         self.writer.add_text("dataset", name)
+        for epoch, end in zip(self.metrics["epochs"], self.ends, strict=True):
+            self._write_scalars(epoch, end)
+        self.writer.flush()
+        for file in old:
+            file.unlink()
         log.info(
             "%s on %s, seed %s: %s parameters; %s train, %s val, %s test reviews; %.1f %% padding",
             *(self.metrics["model"], name, self.metrics["seed"]),
@@ -57,7 +92,8 @@ class Record(Callback):
         log.info("%s", self.run.path)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, model: Any) -> None:
-        self.epoch_started = time.perf_counter()
+        self.epoch_started = time.perf_counter() - self.epoch_seconds
+        self.epoch_seconds = 0.0
 
     def on_validation_start(self, trainer: lightning.Trainer, model: Any) -> None:
         if trainer.state.fn == "fit":
@@ -85,13 +121,18 @@ class Record(Callback):
             "tokens_per_second": self.train_tokens * len(epochs) / self.train_seconds,
         }
         self.run.write_metrics(self.metrics)
+        self.ends.append(time.time())
+        self._write_scalars(epoch, self.ends[-1])
+        self.writer.flush()
+        self.tell(epoch, trainer.max_epochs or 0)
+
+    def _write_scalars(self, epoch: Mapping[str, Any], end: float) -> None:
+        assert self.writer is not None
         for name, value in epoch.items():
             if name != "epoch":
                 # HParams shows the first metric: one of test, and not the time.
                 tag = "train/seconds" if name == "seconds" else name
-                self.writer.add_scalar(tag, value, epoch["epoch"])
-        self.writer.flush()
-        self.tell(epoch, trainer.max_epochs or 0)
+                self.writer.add_scalar(tag, value, epoch["epoch"], walltime=end)
 
     def tell(self, epoch: Mapping[str, Any], epochs: int) -> None:
         """One line for the terminal and train.log."""
@@ -103,9 +144,10 @@ class Record(Callback):
             f"{epoch['seconds']:.1f} s"
         )
 
-    def finish(self, model: Classifier, device: torch.device, seconds: float) -> dict[str, Any]:
+    def finish(self, model: Classifier, device: torch.device) -> dict[str, Any]:
         """The run is tested: write its results, and return what metrics.json holds."""
         assert self.writer is not None
+        seconds = time.perf_counter() - self.started
         scores = {split: model.scores(split) for split in ("val", "test")}
         val, test = scores["val"], scores["test"]
         self.metrics |= {
@@ -120,7 +162,7 @@ class Record(Callback):
         }
         self.run.write_predictions(scores)
         curves = figures.learning_curves(self.metrics)
-        self.run.write(self.run.curves, figures.png(curves))
+        durable.write(self.run.curves, figures.png(curves))
         epoch = self.metrics["epochs"][-1]["epoch"]
         for name in ("test/loss", "test/acc"):
             self.writer.add_scalar(name, self.metrics[name], epoch)
@@ -147,15 +189,12 @@ class Record(Callback):
             "status": "interrupted" if stopped else "failed",
             "error": f"{type(error).__name__}: {error}",
         }
-        if self.writer is not None:
-            self.writer.close()
-        self.run.write_metrics(self.metrics)
-
-    def on_exception(self, trainer: lightning.Trainer, model: Any, error: BaseException) -> None:
-        """Ctrl-C or SIGTERM while training: keep the weights."""
-        if isinstance(error, KeyboardInterrupt | SystemExit) and trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.run.last)
-            log.info("interrupted; the weights are in %s", self.run.last)
+        try:  # on a full disk this fails as well, and what is there already stays
+            if self.writer is not None:
+                self.writer.close()
+            self.run.write_metrics(self.metrics)
+        except OSError as unwritable:
+            log.error("%s", unwritable)
 
     def _write_hparams(self) -> None:
         """TensorBoard's HParams tab, in this run's own file.

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from . import durable
+
 
 if TYPE_CHECKING:
     from .model.classifier import Scores
@@ -55,13 +57,28 @@ class Run:
         run = cls(path)
         path.mkdir(parents=True, exist_ok=True)
         try:
-            run._lock = hold(path)
-            with run._metrics.open("x") as file:  # of two that start at once, one succeeds
-                file.write(_json(metrics))
+            run._lock = hold(path)  # of two that start at once, one succeeds
+            if run._metrics.exists():
+                raise FileExistsError
+            run.sweep()
+            run.write_metrics(metrics)
         except (FileExistsError, Busy):
             run.release()
             raise RunExists(f"{path}: there is a run in it; name a new directory") from None
         return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> Run:
+        """Go on with the run in `path`. Raises Busy where another process is at it."""
+        run = cls(path)
+        run._lock = hold(path)
+        run.sweep()
+        return run
+
+    def sweep(self) -> None:
+        """Remove what an earlier process was writing when it was killed."""
+        for folder in (self.path, self.path / ".hydra", self.last.parent):
+            durable.sweep(folder)
 
     def release(self) -> None:
         """The run is over, or never was."""
@@ -81,6 +98,12 @@ class Run:
             raise ValueError(f"{file} holds no configuration")
         return config
 
+    def write_config(self, config: DictConfig) -> None:
+        """What the run goes by. `resume` is left out: it says how a process was started."""
+        own = OmegaConf.merge(config, {"resume": None})
+        file = self.path / ".hydra" / "config.yaml"
+        durable.write(file, OmegaConf.to_yaml(own).encode())
+
     @property
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds: accuracies are fractions 0..1, losses nats per review.
@@ -93,7 +116,7 @@ class Run:
         return metrics
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
-        self.write(self._metrics, _json(metrics).encode())
+        durable.write(self._metrics, _json(metrics).encode())
 
     def mark_failed(self, why: str) -> None:
         """Say why the run is not done, for one that could not do so itself."""
@@ -121,21 +144,7 @@ class Run:
         ]
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables), buffer)
-        self.write(self.predictions, buffer.getvalue().to_pybytes())
-
-    @staticmethod
-    def write(file: Path, content: bytes) -> None:
-        """The whole content or nothing, also when the machine stops on the way."""
-        file.parent.mkdir(exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        durable.write(self.predictions, buffer.getvalue().to_pybytes())
 
 
 def _json(metrics: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from . import config
+from . import config, durable
 from .run import Busy, Run, RunExists, hold
 
 
@@ -49,7 +49,7 @@ class Sweep:
             sweep = cls._earlier(folder.parent, jobs) or cls._new(folder.parent, jobs)
         unfinished = [name for name, cfg in jobs.items() if sweep._is_there(name, cfg)]
         known = plan(sweep.path) | planned(jobs)
-        Run.write(
+        durable.write(
             sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode()
         )
         for name in unfinished:

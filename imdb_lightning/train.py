@@ -6,7 +6,6 @@ import logging
 import platform
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,12 +14,13 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from . import process
+from . import checkpoint, durable, process
 from .data.module import ReviewData
+from .finite import Finite
 from .model.classifier import Classifier
 from .record import Record
 from .run import Run
@@ -29,36 +29,60 @@ from .run import Run
 log = logging.getLogger(__name__)
 
 
+class Changed(Exception):
+    """A run that cannot go on, since what it would go on with is not what it began with."""
+
+
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Train, test once and record in `run_dir`; returns what metrics.json holds.
 
-    Raises DataError where the reviews cannot be used and RunExists where `run_dir` has a run.
-    Whatever else ends the run early is raised too, after metrics.json has it as its "status".
+    With `cfg.resume` the run in `run_dir` goes on from its newest checkpoint. Raises DataError
+    where the reviews cannot be used, RunExists where `run_dir` has a run, Busy where another
+    process is at it, Changed or Damaged where it cannot go on. Whatever else ends the run early is
+    raised too, after metrics.json has it as its "status".
     """
-    started = time.perf_counter()
-    run = Run.claim(run_dir, {"status": "running", **identity(cfg)})
-    record = Record(run, identity(cfg), cfg)
+    with process.restored():
+        if cfg.resume is None:
+            run = Run.claim(run_dir, {"status": "running", **identity(cfg)})
+            return _train(cfg, run, None)
+        run = Run.reopen(run_dir)
+        try:
+            found = checkpoint.newest(run)
+        except checkpoint.Damaged:
+            run.release()
+            raise
+        return _train(cfg, run, found)
+
+
+def _train(cfg: DictConfig, run: Run, found: tuple[Path, dict[str, Any]] | None) -> dict[str, Any]:
+    path, start = found or (None, {})
+    record = Record(run, identity(cfg), cfg, start.get("record"))
     try:
         quiet()
         process.prepare()
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data = ReviewData(cfg.data, cfg.seed)
         data.setup()
-        run.write(run.tokenizer, data.tokenizer.encode())
+        if cfg.resume is not None:
+            go_on(cfg, run, data, start)
+        run.write_config(cfg)
+        durable.write(run.tokenizer, data.tokenizer.encode())
         model = Classifier.from_config(cfg.model, cfg.optim)
         record.begin(model, data)
 
-        trainer = make_trainer(cfg.trainer, run, record)
+        trainer = make_trainer(cfg, run, record, start or None)
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
-            trainer.fit(model, datamodule=data)
+            trainer.fit(model, datamodule=data, ckpt_path=path)
 
         if cfg.test_checkpoint == "best":
-            weights = torch.load(run.best, map_location="cpu", weights_only=True)["state_dict"]
+            weights = checkpoint.read(run.best)["state_dict"]
             model.load_state_dict(weights)
+        if cfg.test_checkpoint == "best" or not model.has("val"):
             trainer.validate(model, datamodule=data, verbose=False)
         trainer.test(model, datamodule=data, verbose=False)
-        device = trainer.strategy.root_device
-        return record.finish(model, device, time.perf_counter() - started)
+        return record.finish(model, trainer.strategy.root_device)
+    except Changed:
+        raise  # nothing has been done, or written
     except BaseException as error:
         record.fail(error)
         raise
@@ -66,16 +90,60 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         run.release()
 
 
-def make_trainer(options: Mapping[str, Any], run: Run, record: Record) -> lightning.Trainer:
-    """lightning.Trainer with the group `trainer`, the best and the last checkpoint, a record."""
+def go_on(cfg: DictConfig, run: Run, data: ReviewData, start: Mapping[str, Any]) -> None:
+    """Make `data` go on where the checkpoint is. Raises Changed where the reviews are others."""
+    try:
+        if run.tokenizer.read_text("utf-8") != data.tokenizer:
+            raise Changed(
+                f"{run.tokenizer}: not the vocabulary of these reviews, which are others or the "
+                "file is damaged; without the file it is written anew"
+            )
+    except FileNotFoundError:
+        pass  # the run had not come so far
+    except UnicodeDecodeError:
+        raise Changed(f"{run.tokenizer}: damaged; without the file it is written anew") from None
+    if not start:
+        log.info("there is no checkpoint yet: starting from the beginning")
+        return
+    before = start["record"]["metrics"]
+    now = {**data.facts, "padding": data.padding()}
+    changes = [
+        f"data.{name}: {before['data'].get(name)} in the run, {value} now"
+        for name, value in now.items()
+        if name != "source" and before["data"].get(name) != value
+    ]
+    if changes:
+        raise Changed("; ".join(changes))
+    at = checkpoint.Position(**start["position"])
+    if at.epoch + (at.batch > 0) > cfg.trainer.max_epochs:
+        raise Changed(f"trainer.max_epochs={cfg.trainer.max_epochs}: the run is in a later epoch")
+    others = [
+        f"{name} {before['versions'].get(name)}, now {value}"
+        for name, value in identity(cfg)["versions"].items()
+        if before["versions"].get(name) != value
+    ]
+    if start["threads"] != torch.get_num_threads():
+        others.append(f"{start['threads']} threads, now {torch.get_num_threads()}")
+    if others:
+        log.warning("begun with %s: what follows may differ in its last bits", ", ".join(others))
+    data.begun = at[:2]
+    if at.batch:
+        log.info("going on in epoch %d, after %d of its batches", at.epoch + 1, at.batch)
+    else:
+        log.info("going on after epoch %d", at.epoch)
+
+
+def make_trainer(
+    cfg: DictConfig, run: Run, record: Record, start: Mapping[str, Any] | None
+) -> lightning.Trainer:
+    """lightning.Trainer with the group `trainer`, a record, and the two checkpoints."""
+    options = cfg.trainer
     arguments = {name: value for name, value in options.items() if name != "early_stopping"}
     on_terminal = sys.stdout.isatty()
     callbacks: list[Callback] = [
         record,  # before the checkpoints, so that metrics.json is never behind them
-        ModelCheckpoint(
-            run.best.parent, "best", monitor="val/acc", mode="max", enable_version_counter=False
-        ),
-        ModelCheckpoint(run.last.parent, "last", enable_version_counter=False),
+        Finite(run),
+        checkpoint.Checkpoints(run, record, cfg.checkpoint, start),
     ]
     if options["early_stopping"] is not None:
         patience = options["early_stopping"]
@@ -85,6 +153,7 @@ def make_trainer(options: Mapping[str, Any], run: Run, record: Record) -> lightn
     return lightning.Trainer(
         **arguments,
         callbacks=callbacks,
+        plugins=[checkpoint.Sealed()],
         logger=False,  # `record` writes TensorBoard's file itself, into the run directory
         num_sanity_val_steps=0,
         enable_model_summary=False,

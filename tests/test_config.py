@@ -239,7 +239,7 @@ def test_a_grid_has_a_directory_and_runs_with_names_of_their_own(name: str) -> N
     line = config.check([f"experiment={name}"])
     assert line.mistakes == []
     assert line.multirun and line.sweep_named
-    assert line.sweep_dir == full(f"outputs/sweeps/{name}")
+    assert line.directory == full(f"outputs/sweeps/{name}")
     assert len(line.jobs) == len(set(line.names)) == GRIDS[name]
     assert len({config.digest(cfg) for cfg in line.jobs}) == GRIDS[name]
 

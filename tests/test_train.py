@@ -428,7 +428,7 @@ def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
 
 def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.claim(tmp_path / "run", {"status": "running"})
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(OSError, match="disk full"):
         run.write_metrics({"status": "done"})
     assert run.metrics == {"status": "running"}

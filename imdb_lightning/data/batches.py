@@ -54,7 +54,8 @@ class LengthBuckets(Sampler[list[int]]):
     """Shuffled batches of reviews of similar length; every review once per epoch.
 
     The order is a pure function of (seed, epoch): a permutation, cut into pools of 50 batches, each
-    pool sorted by length and cut into batches, and the batches shuffled.
+    pool sorted by length and cut into batches, and the batches shuffled. Of one epoch, `begun`, the
+    first batches may be left out.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
@@ -62,6 +63,7 @@ class LengthBuckets(Sampler[list[int]]):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self.begun = (0, 0)  # an epoch, and how many of its batches are done
 
     @property
     def sampler(self) -> LengthBuckets:
@@ -81,7 +83,9 @@ class LengthBuckets(Sampler[list[int]]):
         for pool in split(order, POOL * self.batch_size):
             by_length = pool[np.argsort(self.lengths[pool], kind="stable")]
             batches += split(by_length, self.batch_size)
-        return (batches[i].tolist() for i in random.permutation(len(batches)))
+        epoch, done = self.begun
+        shuffled = random.permutation(len(batches))[done if epoch == self.epoch else 0 :]
+        return (batches[i].tolist() for i in shuffled)
 
 
 class ByLength(Sampler[list[int]]):

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from . import sources, synthetic, text
@@ -37,6 +38,7 @@ class ReviewData(lightning.LightningDataModule):
         self.splits: dict[str, EncodedReviews] = {}
         self.tokenizer = ""
         self.facts: dict[str, Any] = {}
+        self.begun = (0, 0)  # an epoch of training, from 0, and how many of its batches are done
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -85,7 +87,9 @@ class ReviewData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         train = self.splits["train"]
-        return self._loader(train, LengthBuckets(train.lengths, self.data["batch_size"], self.seed))
+        order = LengthBuckets(train.lengths, self.data["batch_size"], self.seed)
+        order.begun = self.begun
+        return self._loader(train, order)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.splits["val"])
@@ -102,7 +106,7 @@ class ReviewData(lightning.LightningDataModule):
         self, reviews: EncodedReviews, order: LengthBuckets | ByLength | None = None
     ) -> DataLoader:
         workers = self.data["num_workers"]
-        return DataLoader(
+        return Loader(
             reviews,
             batch_sampler=order or ByLength(reviews.lengths, self.data["batch_size"]),
             collate_fn=as_it_is,
@@ -110,6 +114,19 @@ class ReviewData(lightning.LightningDataModule):
             persistent_workers=workers > 0,
             multiprocessing_context="forkserver" if workers else None,
         )
+
+
+class Loader(DataLoader):
+    """Takes from PyTorch's random numbers what each pass takes without workers: one number.
+
+    With workers that stay, PyTorch itself takes one for all passes, and a run would have other
+    bits, and others again where it goes on in a new process.
+    """
+
+    def __iter__(self) -> Any:
+        if self._iterator is not None:
+            torch.empty((), dtype=torch.int64).random_()
+        return super().__iter__()
 
 
 def as_it_is(batch: object) -> object:

@@ -18,7 +18,7 @@ def main() -> None:
     target = Path(arguments.html) if arguments.html else None
     if target is not None and target.exists():
         leave(f"{target}: it is there already; give another --html")
-    from ..run import Run
+    from .. import durable
     from ..trained import LoadError, load
     from .page import html, lines
     from .reading import read
@@ -32,7 +32,7 @@ def main() -> None:
         print(*lines(model, reading), sep="\n")
         return
     try:
-        Run.write(target, html(model, arguments.text, reading).encode())
+        durable.write(target, html(model, arguments.text, reading).encode())
     except OSError as error:
         leave(f"{target}: {error.strerror}")
     print(target)

@@ -53,6 +53,11 @@ class Pass:
             column[self.count : end] = part
         self.count = end
 
+    def go_on(self, rows: list[Tensor]) -> None:
+        """After these rows (N,), which an earlier process added."""
+        self.columns = [column.clone() for column in rows]
+        self.count = len(rows[0])
+
     def rows(self) -> list[Tensor]:
         """The columns (N,) of this pass."""
         return [column[: self.count].clone().cpu() for column in self.columns]
@@ -124,9 +129,21 @@ class Classifier(Network, lightning.LightningModule):
         means = {f"{stage}/loss": scores.loss, f"{stage}/acc": scores.accuracy}
         self.log_dict(means, logger=False, batch_size=len(scores.labels_N))
 
+    def rows(self, stage: str) -> list[Tensor]:
+        """What the latest pass, which may not have ended, has gathered: plain tensors (N,)."""
+        return self._passes[stage].rows()
+
+    def go_on(self, stage: str, rows: list[Tensor]) -> None:
+        """Go on with a pass that an earlier process began."""
+        self._passes[stage].go_on([column.to(self.device) for column in rows])
+
+    def has(self, stage: str) -> bool:
+        """Whether there was a pass over this split."""
+        return self._passes[stage].count > 0
+
     def scores(self, stage: str) -> Scores:
         """Of the latest pass over "train", "val" or "test"."""
-        loss_N, margins_N, labels_N, index_N = self._passes[stage].rows()
+        loss_N, margins_N, labels_N, index_N = self.rows(stage)
         correct_N = (margins_N > 0) == (labels_N == 1)
         return Scores(
             loss=loss_N.double().mean().item(),

@@ -11,8 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from .. import statistics
-from ..run import Run
+from .. import durable, statistics
 from . import claims, figures, mistakes, published
 from .claims import Claim
 from .runs import Collection, Configuration, Result
@@ -104,11 +103,11 @@ def write(collection: Collection, folder: Path, command: str) -> list[Path]:
         raise NotOurs(f"{plots}: not written by this command; move it away or give --output")
     for name, plot in content.pop("plots").items():
         plots.mkdir(parents=True, exist_ok=True)
-        Run.write(plots / f"{name}.svg", figures.as_file(plot).encode())
+        durable.write(plots / f"{name}.svg", figures.as_file(plot).encode())
     folder.mkdir(parents=True, exist_ok=True)
     for file in pages:
         text = environment(file.suffix == ".html").get_template(f"{file.name}.j2").render(content)
-        Run.write(file, text.encode("utf-8", "replace"))
+        durable.write(file, text.encode("utf-8", "replace"))
     return pages
 
 

@@ -1,0 +1,165 @@
+"""Runs in processes of their own, which end themselves with SIGKILL at a chosen moment.
+
+A process comes out of multiprocessing's fork server, which has imported PyTorch and Lightning once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util.tensor_util import make_ndarray
+
+from imdb_lightning.run import Run
+from tests.conftest import environment
+
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["imdb_lightning.train", "imdb_lightning.checkpoint"])
+
+SMALL = (
+    "data=synthetic data.train_size=80 data.val_size=16 data.test_size=16 data.max_length=60 "
+    "data.batch_size=8 data.cache_dir=null model.embedding_size=8 model.hidden_size=8 "
+    "model.dropout=0.5 trainer=cpu trainer.max_epochs=3 checkpoint.every_steps=3"
+).split()  # ten steps an epoch
+CLOCK = {"seconds", "train_seconds", "epoch_seconds", "ends", "tokens_per_second", "git"}
+
+
+class Moment(NamedTuple):
+    """SIGKILL before or after the `call`-th call of a function or method."""
+
+    where: str  # "module:name", such as "imdb_lightning.durable:write"
+    call: int = 1
+    after: bool = False
+
+    def arm(self) -> None:
+        module, _, name = self.where.partition(":")
+        owner_name, _, attribute = name.rpartition(".")
+        owner = pkgutil.resolve_name(f"{module}:{owner_name}" if owner_name else module)
+        original: Callable[..., Any] = getattr(owner, attribute)
+        calls = 0
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            last = calls == self.call
+            if last and not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            value = original(*arguments, **options)
+            if last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return value
+
+        setattr(owner, attribute, counted)
+
+
+STEP = "imdb_lightning.model.classifier:Classifier.training_step"
+VALIDATION = "imdb_lightning.model.classifier:Classifier.validation_step"
+TEST = "imdb_lightning.model.classifier:Classifier.test_step"
+
+
+def _command(folder: Path, arguments: tuple[str, ...], moment: Moment | None) -> None:
+    os.environ.clear()
+    os.environ.update(environment(folder))
+    os.chdir(folder)
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    sys.argv = ["imdb_lightning", *arguments]
+    if moment is not None:
+        moment.arm()
+    from imdb_lightning.__main__ import main
+
+    main()
+
+
+def started(folder: Path, *arguments: str, moment: Moment | None = None) -> ForkServerProcess:
+    folder.mkdir(parents=True, exist_ok=True)
+    process = SERVER.Process(target=_command, args=(folder, arguments, moment))
+    process.start()
+    return process
+
+
+def command(folder: Path, *arguments: str, moment: Moment | None = None) -> int | None:
+    """Exit code of `python -m imdb_lightning ARGUMENTS`; negative: the signal that ended it."""
+    process = started(folder, *arguments, moment=moment)
+    process.join(120)
+    return process.exitcode
+
+
+def run(folder: Path, *arguments: str, moment: Moment | None = None) -> Path:
+    """A run in folder/run, or what goes on in it, to its end or its kill."""
+    code = command(folder, *arguments, "hydra.run.dir=run", "resume=auto", moment=moment)
+    expected = 0 if moment is None else -signal.SIGKILL
+    assert code == expected, (code, said(folder))
+    return folder / "run"
+
+
+def killed_after(folder: Path, seconds: float, *arguments: str) -> bool:
+    """The same, ended with SIGKILL from outside; whether it was at work still."""
+    process = started(folder, *arguments, "hydra.run.dir=run", "resume=auto")
+    time.sleep(seconds)
+    process.kill()
+    process.join(30)
+    return process.exitcode != 0
+
+
+def said(folder: Path) -> str:
+    return (folder / "output.txt").read_text("utf-8", "replace")
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Where two run directories differ but for times; every bit of the rest counts."""
+    found = []
+    for name in ("last.ckpt", "best.ckpt"):
+        files = [path / "checkpoints" / name for path in (one, other)]
+        contents = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
+        found += _differences(contents[0], contents[1], name)
+    found += _differences(Run(one).metrics, Run(other).metrics, "metrics.json")
+    tables = [pyarrow.parquet.read_table(path / "predictions.parquet") for path in (one, other)]
+    found += [] if tables[0].equals(tables[1]) else ["predictions.parquet"]
+    for name in ("curves.png", "tokenizer.json"):
+        found += [] if (one / name).read_bytes() == (other / name).read_bytes() else [name]
+    found += _differences(scalars(one), scalars(other), "TensorBoard")
+    found += [str(file) for file in other.rglob(".*.tmp")]
+    return found
+
+
+def _differences(a: Any, b: Any, where: str) -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [key for key in a if key not in CLOCK]
+        if set(keys) != {key for key in b if key not in CLOCK}:
+            return [f"{where}: keys {sorted(map(str, a))} and {sorted(map(str, b))}"]
+        return [line for key in keys for line in _differences(a[key], b[key], f"{where}.{key}")]
+    if isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
+        parts = enumerate(zip(a, b, strict=True))
+        return [line for n, (x, y) in parts for line in _differences(x, y, f"{where}.{n}")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same = a.dtype == b.dtype and torch.equal(a, b)
+    else:
+        same = type(a) is type(b) and a == b
+    return [] if same else [f"{where}: {str(a)[:60]} and {str(b)[:60]}"]
+
+
+def scalars(run: Path) -> list[tuple[str, int, float]]:
+    """All that TensorBoard is told, repetitions included, but for times."""
+    told = []
+    for file in sorted(run.glob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    told.append((value.tag, event.step, float(make_ndarray(value.tensor))))
+    return [scalar for scalar in told if scalar[0] != "train/seconds"]

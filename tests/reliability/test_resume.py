@@ -1,0 +1,472 @@
+"""A run that is killed at any moment goes on and ends with the bits of one that never was.
+
+pytest tests/reliability/test_resume.py; pytest -m slow tests/reliability/test_resume.py
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from imdb_lightning.run import Run, hold
+from tests.conftest import TINY, run_of, some_reviews, write_parquet
+from tests.conftest import command as fresh_command
+
+from .processes import (
+    SMALL,
+    STEP,
+    TEST,
+    VALIDATION,
+    Moment,
+    command,
+    differences,
+    killed_after,
+    run,
+    said,
+    started,
+)
+
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and the fork server are POSIX's")
+
+MODELS = {
+    "rnn": "model=rnn",
+    "lstm": "model=lstm model.num_layers=2 model.bidirectional=true",
+    "gru": "model=gru",
+    "custom_rnn": "model=custom_rnn",
+    "custom_lstm": "model=custom_lstm",
+    "custom_gru": "model=custom_gru",
+    "custom_rnn, loop": "model=custom_rnn model.implementation=loop",
+    "custom_lstm, loop": "model=custom_lstm model.implementation=loop",
+    "custom_gru, loop": "model=custom_gru model.implementation=loop",
+}
+EPOCH_END = "imdb_lightning.record:Record.on_train_epoch_end"
+SAVE = "imdb_lightning.checkpoint:Checkpoints.on_train_epoch_end"
+MOMENTS = {
+    "before the first step": Moment(STEP, 1),
+    "before the first checkpoint": Moment(STEP, 3),
+    "in training": Moment(STEP, 17),
+    "at the last step of an epoch": Moment(STEP, 20),
+    "in validation": Moment(VALIDATION, 3),
+    "at the end of an epoch, before its record": Moment(EPOCH_END, 2),
+    "at the end of an epoch, after its record": Moment(EPOCH_END, 2, after=True),
+    "at the end of an epoch, before its checkpoint": Moment(SAVE, 2),
+    "at the end of an epoch, after its checkpoint": Moment(SAVE, 2, after=True),
+    "between the best and the last checkpoint": Moment(
+        "imdb_lightning.checkpoint:Sealed.save_checkpoint", 4, after=True
+    ),
+    "while a checkpoint is on its way to the disk": Moment("os:fsync", 12),
+    "while a checkpoint's name is on its way to the disk": Moment("os:fsync", 13),
+    "after the last epoch, before the test": Moment(SAVE, 3, after=True),
+    "in the test": Moment(TEST, 2),
+    "before the predictions": Moment("imdb_lightning.run:Run.write_predictions"),
+    "before the end is recorded": Moment(
+        "imdb_lightning.record:Record._write_hparams", 1, after=True
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A run that is never killed, for these arguments."""
+
+    @functools.cache
+    def of(*arguments: str) -> Path:
+        return run(tmp_path_factory.mktemp("straight"), *SMALL, *arguments)
+
+    return of
+
+
+def test_a_difference_is_seen(straight: Callable[..., Path], tmp_path: Path) -> None:
+    other = differences(straight(), run(tmp_path, *SMALL, "seed=1"))
+    for part in ("last.ckpt.state_dict", "last.ckpt.optimizer", "metrics.json", "TensorBoard"):
+        assert any(part in line for line in other)
+    assert "predictions.parquet" in other and "curves.png" in other
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("lstm", "custom_gru") else pytest.param(name, marks=pytest.mark.slow)
+        for name in MODELS
+    ],
+)
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(
+    name: str, straight: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = MODELS[name].split()
+    run(tmp_path, *SMALL, *model, moment=Moment(STEP, 18))
+    resumed = run(tmp_path, *SMALL, *model)
+    assert "going on in epoch 2, after 6 of its batches" in said(tmp_path)
+    assert differences(straight(*model), resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_wherever_it_is_killed(seed: int, straight: Callable[..., Path], tmp_path: Path) -> None:
+    chosen = random.Random(seed)
+    model = MODELS[chosen.choice(list(MODELS))].split()
+    arguments = (*model, f"seed={seed}")
+    moment = Moment(STEP, chosen.randint(1, 30), after=chosen.random() < 0.5)
+    run(tmp_path, *SMALL, *arguments, moment=moment)
+    assert differences(straight(*arguments), run(tmp_path, *SMALL, *arguments)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MOMENTS)
+def test_whatever_it_was_about(name: str, straight: Callable[..., Path], tmp_path: Path) -> None:
+    run(tmp_path, *SMALL, moment=MOMENTS[name])
+    assert differences(straight(), run(tmp_path, *SMALL)) == []
+
+
+def test_three_kills_in_one_epoch(straight: Callable[..., Path], tmp_path: Path) -> None:
+    for step in (14, 3, 4):  # of the process: each goes on after the third, sixth, ninth batch
+        run(tmp_path, *SMALL, moment=Moment(STEP, step))
+    resumed = run(tmp_path, *SMALL)
+    told = [line for line in said(tmp_path).splitlines() if line.startswith("going on")]
+    assert told == [f"going on in epoch 2, after {n} of its batches" for n in (3, 3, 6)]
+    assert differences(straight(), resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "data.num_workers=2",
+        "+trainer.accumulate_grad_batches=2",
+        "trainer.early_stopping=1 trainer.max_epochs=9",
+        "test_checkpoint=best",
+        "trainer.gradient_clip_val=0.1 trainer.precision=bf16-mixed",
+        "model.pooling=mean_padded data.truncation=head_tail data.max_length=30 data.distance=0",
+        "+trainer.limit_train_batches=7",
+    ],
+)
+def test_whatever_the_options(
+    arguments: str, straight: Callable[..., Path], tmp_path: Path
+) -> None:
+    options = arguments.split()
+    moments = [Moment(STEP, 16), Moment(TEST)]
+    for moment in moments:
+        run(tmp_path, *SMALL, *options, moment=moment)
+    assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
+
+
+@pytest.mark.slow
+def test_loader_workers_change_no_bit(straight: Callable[..., Path]) -> None:
+    without, two = straight(), straight("data.num_workers=2")
+    assert [line for line in differences(without, two) if "data" not in line] == []
+
+
+def test_more_epochs_are_a_straight_longer_run(
+    straight: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(tmp_path, *SMALL, "trainer.max_epochs=2")
+    assert command(tmp_path, "resume=run", "trainer.max_epochs=3") == 0, said(tmp_path)
+    assert differences(straight(), tmp_path / "run") == []
+    assert Run(tmp_path / "run").config.trainer.max_epochs == 3
+    assert command(tmp_path, "resume=run") == 0
+    assert "run is done; trainer.max_epochs=MORE goes on with it" in said(tmp_path)
+
+
+def test_a_moved_run_goes_on_and_is_evaluated(
+    straight: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(tmp_path, *SMALL, moment=Moment(STEP, 18))
+    place = tmp_path / "another place, with = and 'quotes'"
+    (tmp_path / "run").rename(place)
+    quoted = str(place).replace("'", "\\'")
+    assert command(tmp_path, f"resume='{quoted}'") == 0, said(tmp_path)
+    assert differences(straight(), place) == []
+    from imdb_lightning import load
+
+    assert len(load(place).predict(["a film"])) == 1
+
+
+# What may not go on
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("half")
+    run(folder, *SMALL, moment=Moment(STEP, 18))
+    return folder
+
+
+@pytest.fixture
+def copied(half: Path, tmp_path: Path) -> Path:
+    shutil.copytree(half / "run", tmp_path / "run")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [f for f in folder.rglob("*") if f.is_file() and f.name != "train.log"]
+    return {str(file): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("model.hidden_size=16", ["model.hidden_size: 8 in the run, 16 now"]),
+        ("data.vocab_size=50 seed=3", ["data.vocab_size: ", "seed: 0 in the run, 3 now"]),
+        ("model=gru", ["model.layer._target_: torch.nn.LSTM in the run, torch.nn.GRU now"]),
+        ("trainer.max_epochs=1", ["trainer.max_epochs=1: the run has 1 epochs already"]),
+        ("model.hidden=1", ["no key model.hidden"]),
+    ],
+)
+def test_another_configuration_is_refused_by_its_keys(
+    copied: Path, arguments: str, told: list[str]
+) -> None:
+    if "max_epochs" in arguments:  # as far as this one has come
+        metrics = Run(copied / "run").metrics
+        Run(copied / "run").write_metrics({**metrics, "epochs": metrics["epochs"] * 2})
+        told = ["trainer.max_epochs=1: the run has 2 epochs already"]
+    before = contents(copied / "run")
+    assert command(copied, "resume=run", *arguments.split()) == 2
+    assert all(line in said(copied) for line in told), said(copied)
+    assert contents(copied / "run") == before
+
+
+def test_other_reviews_are_refused(tmp_path: Path) -> None:
+    data = write_parquet(tmp_path / "data", train=some_reviews(60), test=some_reviews(20, 100))
+    options = [*TINY, "data=imdb", "data.path=data", "checkpoint.every_steps=2"]
+    options = [
+        text for text in options if text not in ("data=synthetic",) and "size=64" not in text
+    ]
+    options = [text for text in options if "test_size" not in text]
+    run(tmp_path, *options, moment=Moment(STEP, 5))
+    before = contents(tmp_path / "run")
+    shutil.rmtree(data)
+    write_parquet(data, train=some_reviews(60, 5), test=some_reviews(20, 100))
+    assert command(tmp_path, "resume=run") == 1
+    assert "tokenizer.json: not the vocabulary of these reviews" in said(tmp_path)
+    (tmp_path / "run" / "tokenizer.json").unlink()
+    assert command(tmp_path, "resume=run") == 1
+    assert "data.fingerprint: " in said(tmp_path)
+    del before[str(tmp_path / "run" / "tokenizer.json")]
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("path", ["nowhere", "empty"])
+def test_what_is_no_run_is_one_line(tmp_path: Path, path: str) -> None:
+    (tmp_path / "empty").mkdir()
+    assert command(tmp_path, f"resume={path}") == 2
+    assert len(said(tmp_path).splitlines()) == 1 and str(tmp_path / path) in said(tmp_path)
+
+
+def test_a_run_that_is_at_work_is_left_alone(copied: Path) -> None:
+    lock = hold(copied / "run")
+    assert lock is not None
+    before = contents(copied / "run")
+    try:
+        assert command(copied, "resume=run") == 2
+    finally:
+        os.close(lock)
+    assert "another process is at work in" in said(copied)
+    assert contents(copied / "run") == before
+
+
+def test_a_grid_goes_on_by_itself(tmp_path: Path) -> None:
+    assert command(tmp_path, "-m", "resume=auto", "seed=0,1") == 2
+    assert "a grid goes on by itself" in said(tmp_path)
+
+
+# Which one goes on
+
+
+def test_auto_takes_the_newest_unfinished_run_of_this_configuration(copied: Path) -> None:
+    outputs = copied / "outputs"
+    for name in ("first", "second"):
+        shutil.copytree(copied / "run", outputs / name)
+        time.sleep(0.02)
+        os.utime(outputs / name / "metrics.json")
+    other = [*SMALL, "seed=1", "resume=auto"]
+    assert command(copied, *other) == 0  # no run with this seed: a new one
+    assert "no unfinished run of this configuration: beginning one" in said(copied)
+    assert command(copied, *SMALL, "resume=auto", "checkpoint.every_steps=5") == 0
+    statuses = {path.name: Run(path).metrics["status"] for path in outputs.iterdir()}
+    assert statuses.pop("first") == "running" and statuses.pop("second") == "done"
+    assert list(statuses.values()) == ["done"]
+
+
+# Checkpoints that do not verify
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
+def test_the_newest_checkpoint_that_is_whole_is_taken(
+    copied: Path, straight: Callable[..., Path], damage: Callable[[Path], None]
+) -> None:
+    damage(copied / "run" / "checkpoints" / "last.ckpt")
+    assert command(copied, "resume=run") == 0, said(copied)
+    if damage is not Path.unlink:
+        assert "last.ckpt: damaged" in said(copied)
+        assert "going on from " in said(copied) and "best.ckpt" in said(copied)
+    assert "going on after epoch 1" in said(copied)
+    assert differences(straight(), copied / "run") == []
+
+
+def test_without_a_whole_checkpoint_nothing_is_touched(copied: Path) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        flip(copied / "run" / "checkpoints" / name)
+    before = contents(copied / "run")
+    assert command(copied, "resume=run") == 1
+    (line,) = said(copied).splitlines()
+    assert "last.ckpt: damaged" in line and "best.ckpt: damaged" in line and "remove" in line
+    assert contents(copied / "run") == before
+
+
+def test_a_damaged_tokenizer_or_record_is_noticed(
+    copied: Path, straight: Callable[..., Path]
+) -> None:
+    tokenizer = copied / "run" / "tokenizer.json"
+    flip(tokenizer)
+    assert command(copied, "resume=run") == 1
+    assert "tokenizer.json: " in said(copied) and "damaged" in said(copied)
+    tokenizer.unlink()
+    cut_short = copied / "run" / "metrics.json"
+    cut_short.write_text(cut_short.read_text()[:50])
+    assert command(copied, "resume=run") == 0, said(copied)
+    assert differences(straight(), copied / "run") == []
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    path = run_of(tmp_path / "run")
+    shutil.copy(path / ".hydra" / "config.yaml", path / ".hydra" / "kept")
+    (path / ".hydra" / "overrides.yaml").write_text(json.dumps(TINY))
+    metrics = Run(path).metrics
+    Run(path).write_metrics({**metrics, "status": "interrupted"})
+    for name in ("last.ckpt", "best.ckpt"):
+        file = path / "checkpoints" / name
+        old = torch.load(file, weights_only=True)
+        torch.save({key: old[key] for key in ("state_dict", "epoch", "global_step")}, file)
+    done = fresh_command(tmp_path, "resume=run")
+    assert done.returncode == 1
+    assert "of a version that could not go on from it" in done.stdout + done.stderr
+
+
+def test_what_a_killed_process_was_writing_is_swept(copied: Path) -> None:
+    left = [
+        copied / "run" / ".metrics.json.1234.tmp",
+        copied / "run" / "checkpoints" / ".last.ckpt.1234.tmp",
+    ]
+    for file in left:
+        file.write_bytes(b"half")
+    assert command(copied, "resume=run") == 0
+    assert not any(file.exists() for file in left)
+
+
+# Signals
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_saves_after_the_step_and_leaves(
+    number: int, code: int, straight: Callable[..., Path], tmp_path: Path
+) -> None:
+    options = [*SMALL, "trainer.max_epochs=100000", "checkpoint.every_steps=null"]
+    process = started(tmp_path, *options, "hydra.run.dir=run")
+    wait_for_an_epoch(tmp_path / "run")
+    os.kill(process.pid or 0, number)
+    process.join(10)
+    assert process.exitcode == code
+    path = tmp_path / "run"
+    assert Run(path).metrics["status"] == "interrupted"
+    assert f"resume={path} goes on from here" in said(tmp_path)
+    at = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["position"]
+    config = path / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 100000", "max_epochs: 3"))
+    longer = at["epoch"] + 2
+    assert command(tmp_path, "resume=run", f"trainer.max_epochs={longer}") == 0, said(tmp_path)
+    same = ("checkpoint.every_steps=null", f"trainer.max_epochs={longer}")
+    assert differences(straight(*same), path) == []
+
+
+def wait_for_an_epoch(path: Path) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if (path / "checkpoints" / "last.ckpt").exists():
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run did not begin")
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    options = [*SMALL, "model=custom_lstm", "model.implementation=loop", "data.train_size=4000"]
+    process = started(
+        tmp_path,
+        *options,
+        "data.batch_size=4000",
+        "data.max_length=400",
+        "trainer.max_epochs=1000",
+        "hydra.run.dir=run",
+    )
+    until = time.monotonic() + 60
+    while "train, " not in (said(tmp_path) if (tmp_path / "output.txt").exists() else ""):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(1)  # into a step, which takes seconds
+    os.kill(process.pid or 0, signal.SIGTERM)
+    time.sleep(0.1)
+    os.kill(process.pid or 0, signal.SIGINT)
+    began = time.monotonic()
+    process.join(30)
+    assert process.exitcode in (-signal.SIGINT, -signal.SIGTERM)
+    assert time.monotonic() - began < 0.5
+
+
+# From outside, at any time
+
+
+@pytest.mark.slow
+def test_killed_from_outside(straight: Callable[..., Path], tmp_path: Path) -> None:
+    chosen = random.Random(0)
+    kills = 0
+    while killed_after(tmp_path, chosen.uniform(0, 2), *SMALL):
+        kills += 1
+        assert kills < 60
+    run_again = command(tmp_path, *SMALL, "hydra.run.dir=run", "resume=auto")
+    assert run_again == 0
+    assert kills > 0
+    assert differences(straight(), tmp_path / "run") == []
+
+
+def test_a_real_process_of_python_goes_on(straight: Callable[..., Path], tmp_path: Path) -> None:
+    """As a user would see it: python -m imdb_lightning, killed, and resume=RUN."""
+    from tests.conftest import environment
+
+    arguments = [*SMALL, "hydra.run.dir=run"]
+    command_line = [os.sys.executable, "-m", "imdb_lightning", *arguments]  # type: ignore[attr-defined]
+    process = subprocess.Popen(
+        command_line, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL
+    )
+    wait_for_an_epoch(tmp_path / "run")
+    process.kill()
+    process.wait()
+    done = fresh_command(tmp_path, "resume=run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert differences(straight(), tmp_path / "run") == []

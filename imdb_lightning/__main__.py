@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from . import config, interruption, resume
 
@@ -47,14 +48,15 @@ def main() -> None:
         sys.argv = [given.get(argument, argument) for argument in sys.argv]
         if not options.cfg and not options.info:
             if wanted is not None:
-                texts = go_on(wanted, line, options.overrides, options.config_dir)
-                sys.argv = [
-                    *(text for text in sys.argv if not texts or text not in options.overrides),
-                    *(texts or ["resume=null"]),
-                ]
-                if texts:
+                found = find_run(wanted, line, options.overrides, options.config_dir)
+                if found is not None:
+                    run_dir, texts = found
+                    claim(run_dir)
+                    flags = [text for text in sys.argv if text not in options.overrides]
+                    sys.argv = [*flags, *texts]
                     run_jobs()
                     return
+                sys.argv.append("resume=null")
             if prepare(line.jobs):
                 added = [*options.overrides, SYNTHETIC]
                 line = config.check(added, bool(options.multirun), options.config_dir)
@@ -63,13 +65,14 @@ def main() -> None:
             if line.multirun:
                 run_grid(line)
                 return
+            claim(Path(line.directory))
     run_jobs()
 
 
-def go_on(
+def find_run(
     value: str, line: config.CommandLine, given: list[str], config_dir: str | None
-) -> list[str]:
-    """The overrides of the run to go on with; none where `resume=auto` finds no such run.
+) -> tuple[Path, list[str]] | None:
+    """The run to go on with and its overrides; None where `resume=auto` finds no such run.
 
     Leaves with 2 where it may not go on, with 0 where nothing is left to do.
     """
@@ -80,7 +83,7 @@ def go_on(
         path = directory if named else resume.newest(directory.parent, line.jobs[0])
         if path is None or not (path / "metrics.json").exists():
             print("no unfinished run of this configuration: beginning one", flush=True)
-            return []
+            return None
     else:
         path = Path(config.full(value))
     try:
@@ -95,7 +98,8 @@ def go_on(
         print(f"{path} is done; trainer.max_epochs=MORE goes on with it")
         sys.exit(0)
     prepare(line.jobs, stand_in=False)
-    return [*texts, f"hydra.run.dir={config.quoted(str(path))}", "hydra.output_subdir=null"]
+    here = [f"hydra.run.dir={config.quoted(str(path))}", "hydra.output_subdir=null"]
+    return path, [*texts, *here]
 
 
 def run_grid(line: config.CommandLine) -> NoReturn:
@@ -136,7 +140,7 @@ def run_jobs() -> None:
         from .data.sources import DataError
         from .finite import NotFinite
         from .run import Busy, Run, RunExists
-        from .sweep import is_done
+        from .sweep import goes_on, is_done
         from .train import Changed, train
 
         hydra_config = HydraConfig.get()
@@ -146,6 +150,10 @@ def run_jobs() -> None:
                 return Run(run_dir).metrics["val/acc"]
             runs = int(os.environ.get(RUNS, 1))
             process.share_cores(process.runs_at_once(hydra_config.launcher, runs))
+            if goes_on(run_dir, cfg):
+                merged = OmegaConf.merge(cfg, {"resume": str(run_dir)})
+                assert isinstance(merged, DictConfig)
+                cfg = merged
         try:
             return train(cfg, run_dir)["val/acc"]
         except (DataError, RunExists, Busy, Changed, Damaged, NotFinite, OSError) as error:
@@ -182,6 +190,15 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
         print(f"imdb_lightning: {reviews}", file=sys.stderr)
         print("imdb_lightning: training on the synthetic corpus instead", file=sys.stderr)
     return reviews is not None
+
+
+def claim(directory: Path) -> None:
+    """Make the run's directory. Leave with 2 where nothing can be written into it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        leave(2, f"{directory}: {error.strerror}; name another place with hydra.run.dir")
 
 
 def no_device(accelerators: set[str]) -> list[str]:

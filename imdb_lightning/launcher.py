@@ -53,11 +53,11 @@ class Job:
     def start(self, arguments: Sequence[str], variables: dict[str, str]) -> None:
         self.started = time.monotonic()
         self.path.mkdir(parents=True, exist_ok=True)
-        run_dir = f"hydra.run.dir={quoted(str(self.path))}"
+        key = "resume" if sweep.goes_on(self.path, self.config) else "hydra.run.dir"
         command = [sys.executable, "-m", "imdb_lightning", *arguments, *self.overrides]
         with self.console.open("wb") as console:
             self.process = subprocess.Popen(
-                [*command, run_dir, "hydra.mode=RUN"],
+                [*command, f"{key}={quoted(str(self.path))}", "hydra.mode=RUN"],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,

@@ -2,7 +2,7 @@
 
 sweep.json        the runs that the grid has, by name: their configuration's hash, and their seed
 <overrides>/      a run directory for each
-.earlier/         runs that did not finish and were started again
+.earlier/         runs that did not finish and were started again from their beginning
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Sweep:
 
         A `named` sweep has `folder`. Otherwise it goes on with the newest sweep beside `folder`
         that has just these runs and that no process holds, or begins a new one. Runs that did not
-        finish are put aside. Raises Busy where another process is at work, and RunExists where a
-        finished run of the same name is another one.
+        finish go on later, where they can, and are put aside where not. Raises Busy where another
+        process is at work, and RunExists where a finished run of the same name is another one.
         """
         if named:
             folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,9 @@ class Sweep:
             sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode()
         )
         for name in unfinished:
-            sweep._put_aside(name)
+            sweep._wait(name)
+            if not goes_on(sweep.path / name, jobs[name]):
+                sweep._put_aside(name)
         return sweep
 
     def _is_there(self, name: str, cfg: DictConfig) -> bool:
@@ -95,22 +97,24 @@ class Sweep:
 
     def _put_aside(self, name: str) -> None:
         """Keep what an unfinished run left, out of the way of its next try."""
-        run = self.path / name
-        patience = time.monotonic() + PATIENCE
-        while True:
-            try:
-                hold(run, release=True)
-                break
-            except Busy:
-                if time.monotonic() > patience:
-                    raise
-                time.sleep(0.2)
         earlier = self.path / ".earlier"
         earlier.mkdir(exist_ok=True)
         number = 1
         while (earlier / f"{name}-{number}").exists():
             number += 1
-        run.rename(earlier / f"{name}-{number}")
+        (self.path / name).rename(earlier / f"{name}-{number}")
+
+    def _wait(self, name: str) -> None:
+        """Until the process of a run whose parent was killed has ended. Raises Busy."""
+        patience = time.monotonic() + PATIENCE
+        while True:
+            try:
+                hold(self.path / name, release=True)
+                return
+            except Busy:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.2)
 
     def done(self) -> int:
         return sum(is_done(self.path / name, cfg) for name, cfg in self.jobs.items())
@@ -168,6 +172,20 @@ def is_done(path: Path, cfg: DictConfig) -> bool:
     except (OSError, ValueError, TypeError, OmegaConfBaseException):
         return False
     return cfg.data.name != "imdb" or fingerprint(metrics) == reviews(cfg.data.path)
+
+
+def goes_on(path: Path, cfg: DictConfig) -> bool:
+    """Whether `path` has a run of this configuration that was ended, and a checkpoint of it.
+
+    One that failed does not: it begins anew, since what made it fail may be mended.
+    """
+    run = Run(path)
+    try:
+        same = config.digest(run.config) == config.digest(cfg)
+    except (OSError, ValueError, TypeError, OmegaConfBaseException):
+        return False
+    there = run.last.exists() or run.best.exists()
+    return same and there and status(run) in ("running", "interrupted")
 
 
 def fingerprint(metrics: Mapping[str, Any]) -> str | None:

@@ -109,9 +109,14 @@ def run(folder: Path, *arguments: str, moment: Moment | None = None) -> Path:
 
 
 def killed_after(folder: Path, seconds: float, *arguments: str) -> bool:
-    """The same, ended with SIGKILL from outside; whether it was at work still."""
+    """The same, ended with SIGKILL from outside; whether it was at work still.
+
+    The time begins when there is a run.
+    """
     process = started(folder, *arguments, "hydra.run.dir=run", "resume=auto")
-    time.sleep(seconds)
+    while not (folder / "run" / "metrics.json").exists() and process.is_alive():
+        time.sleep(0.002)
+    process.join(seconds)
     process.kill()
     process.join(30)
     return process.exitcode != 0

@@ -1,0 +1,158 @@
+"""A run that is killed at any moment goes on and ends with the bits of one that never was.
+
+pytest tests/reliability/test_kills.py; pytest -m slow tests/reliability/test_kills.py
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .processes import (
+    SMALL,
+    STEP,
+    TEST,
+    VALIDATION,
+    Moment,
+    command,
+    differences,
+    killed_after,
+    run,
+    said,
+)
+
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and the fork server are POSIX's")
+
+MODELS = {
+    "rnn": "model=rnn",
+    "lstm": "model=lstm model.num_layers=2 model.bidirectional=true",
+    "gru": "model=gru",
+    "custom_rnn": "model=custom_rnn",
+    "custom_lstm": "model=custom_lstm",
+    "custom_gru": "model=custom_gru",
+    "custom_rnn, loop": "model=custom_rnn model.implementation=loop",
+    "custom_lstm, loop": "model=custom_lstm model.implementation=loop",
+    "custom_gru, loop": "model=custom_gru model.implementation=loop",
+}
+EPOCH_END = "imdb_lightning.record:Record.on_train_epoch_end"
+SAVE = "imdb_lightning.checkpoint:Checkpoints.on_train_epoch_end"
+MOMENTS = {
+    "before the first step": Moment(STEP, 1),
+    "before the first checkpoint": Moment(STEP, 3),
+    "in training": Moment(STEP, 17),
+    "at the last step of an epoch": Moment(STEP, 20),
+    "in validation": Moment(VALIDATION, 3),
+    "at the end of an epoch, before its record": Moment(EPOCH_END, 2),
+    "at the end of an epoch, after its record": Moment(EPOCH_END, 2, after=True),
+    "at the end of an epoch, before its checkpoint": Moment(SAVE, 2),
+    "at the end of an epoch, after its checkpoint": Moment(SAVE, 2, after=True),
+    "between the best and the last checkpoint": Moment(
+        "imdb_lightning.checkpoint:Sealed.save_checkpoint", 4, after=True
+    ),
+    "while a checkpoint is on its way to the disk": Moment("os:fsync", 12),
+    "while a checkpoint's name is on its way to the disk": Moment("os:fsync", 13),
+    "after the last epoch, before the test": Moment(SAVE, 3, after=True),
+    "in the test": Moment(TEST, 2),
+    "before the predictions": Moment("imdb_lightning.run:Run.write_predictions"),
+    "before the end is recorded": Moment(
+        "imdb_lightning.record:Record._write_hparams", 1, after=True
+    ),
+}
+
+
+def test_a_difference_is_seen(straight: Callable[..., Path], tmp_path: Path) -> None:
+    other = differences(straight(), run(tmp_path, *SMALL, "seed=1"))
+    for part in ("last.ckpt.state_dict", "last.ckpt.optimizer", "metrics.json", "TensorBoard"):
+        assert any(part in line for line in other)
+    assert "predictions.parquet" in other and "curves.png" in other
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("lstm", "custom_gru") else pytest.param(name, marks=pytest.mark.slow)
+        for name in MODELS
+    ],
+)
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(
+    name: str, straight: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = MODELS[name].split()
+    run(tmp_path, *SMALL, *model, moment=Moment(STEP, 18))
+    resumed = run(tmp_path, *SMALL, *model)
+    assert "going on in epoch 2, after 6 of its batches" in said(tmp_path)
+    assert differences(straight(*model), resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_wherever_it_is_killed(seed: int, straight: Callable[..., Path], tmp_path: Path) -> None:
+    chosen = random.Random(seed)
+    model = MODELS[chosen.choice(list(MODELS))].split()
+    arguments = (*model, f"seed={seed}")
+    moment = Moment(STEP, chosen.randint(1, 30), after=chosen.random() < 0.5)
+    run(tmp_path, *SMALL, *arguments, moment=moment)
+    assert differences(straight(*arguments), run(tmp_path, *SMALL, *arguments)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MOMENTS)
+def test_whatever_it_was_about(name: str, straight: Callable[..., Path], tmp_path: Path) -> None:
+    run(tmp_path, *SMALL, moment=MOMENTS[name])
+    assert differences(straight(), run(tmp_path, *SMALL)) == []
+
+
+def test_three_kills_in_one_epoch(straight: Callable[..., Path], tmp_path: Path) -> None:
+    for step in (14, 3, 4):  # of the process: each goes on after the third, sixth, ninth batch
+        run(tmp_path, *SMALL, moment=Moment(STEP, step))
+    resumed = run(tmp_path, *SMALL)
+    told = [line for line in said(tmp_path).splitlines() if line.startswith("going on")]
+    assert told == [f"going on in epoch 2, after {n} of its batches" for n in (3, 3, 6)]
+    assert differences(straight(), resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "data.num_workers=2",
+        "+trainer.accumulate_grad_batches=2",
+        "trainer.early_stopping=1 trainer.max_epochs=9",
+        "test_checkpoint=best",
+        "trainer.gradient_clip_val=0.1 trainer.precision=bf16-mixed",
+        "model.pooling=mean_padded data.truncation=head_tail data.max_length=45 data.distance=0",
+        "+trainer.limit_train_batches=7",
+    ],
+)
+def test_whatever_the_options(
+    arguments: str, straight: Callable[..., Path], tmp_path: Path
+) -> None:
+    options = arguments.split()
+    moments = [Moment(STEP, 16), Moment(TEST)]
+    for moment in moments:
+        run(tmp_path, *SMALL, *options, moment=moment)
+    assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
+
+
+@pytest.mark.slow
+def test_loader_workers_change_no_bit(straight: Callable[..., Path]) -> None:
+    without, two = straight(), straight("data.num_workers=2")
+    assert [line for line in differences(without, two) if "data" not in line] == []
+
+
+@pytest.mark.slow
+def test_killed_from_outside(straight: Callable[..., Path], tmp_path: Path) -> None:
+    chosen = random.Random(0)
+    kills = 0
+    while killed_after(tmp_path, chosen.uniform(0, 2), *SMALL):
+        kills += 1
+        assert kills < 60
+    run_again = command(tmp_path, *SMALL, "hydra.run.dir=run", "resume=auto")
+    assert run_again == 0
+    assert kills > 0
+    assert differences(straight(), tmp_path / "run") == []

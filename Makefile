@@ -40,8 +40,13 @@ report: $(READY)  ## the published grid with five seeds, then the page of its re
 board: $(READY)  ## TensorBoard at http://127.0.0.1:6006, of one grid: make board ARGS=outputs/sweeps/report
 	$(BIN)/tensorboard --logdir $(or $(ARGS),outputs) --bind_all=false --host 127.0.0.1
 
+audit: $(READY)  ## known holes in what is installed; fails where a package cannot be looked up
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,audit]'
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > .venv/installed.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement .venv/installed.txt
+
 clean:  ## remove the environment and caches; outputs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train report test lint check format board clean
+.PHONY: help setup train report audit test lint check format board clean

@@ -2,6 +2,7 @@
 
 python -m imdb_lightning.bench layers            every implementation of every cell
 python -m imdb_lightning.bench step              where a training step's time goes
+python -m imdb_lightning.bench saving            what checkpoints within an epoch cost
 python -m imdb_lightning.bench epoch             a training epoch, beside a plain PyTorch script
 python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
 python -m imdb_lightning.bench predict RUN       prediction beside training's evaluation loop
@@ -13,9 +14,14 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 NAMES = ("lstm", "gru", "gru_before", "rnn", "unknown")  # layers.SUBJECTS, without importing torch
@@ -65,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         if name in ("layers", "scaling"):
             cells = NAMES if name == "layers" else NAMES[:4]
             bench.add_argument("--cells", nargs="+", choices=cells, default=list(cells))
-        if name != "step":
+        if name not in ("step", "saving"):
             bench.add_argument(
                 "--rounds", type=positive, default=15 if name in ("layers", "scaling") else 3
             )
@@ -75,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
             bench.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
         if name == "predict":
             bench.add_argument("model", metavar="RUN", type=Path, help="a run directory")
-        if name == "step":
+        if name in ("step", "saving"):
             bench.add_argument("overrides", nargs="*", default=["experiment=report/custom_lstm"])
         if name == "epoch":
             bench.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -102,13 +108,27 @@ def layers(options: argparse.Namespace) -> dict[str, Any]:
 
 def step(options: argparse.Namespace) -> dict[str, Any]:
     """where the time of a training step goes; takes overrides as training does"""
-    from .. import config
     from .step import step
 
-    line = config.check([*options.overrides, *reviews()])
+    return of_a_configuration(step, options.overrides)
+
+
+def saving(options: argparse.Namespace) -> dict[str, Any]:
+    """what checkpoints within an epoch cost; takes overrides as training does"""
+    from .saving import saving
+
+    return of_a_configuration(saving, options.overrides)
+
+
+def of_a_configuration(
+    bench: Callable[[DictConfig], dict[str, Any]], overrides: list[str]
+) -> dict[str, Any]:
+    from .. import config
+
+    line = config.check([*overrides, *reviews()])
     try:
         if not line.mistakes:
-            return step(line.jobs[0])
+            return bench(line.jobs[0])
     except ValueError as error:
         line.mistakes.append(str(error))
     print("\n".join(f"imdb_lightning: {mistake}" for mistake in line.mistakes), file=sys.stderr)
@@ -162,7 +182,14 @@ def reviews() -> list[str]:
     return []
 
 
-BENCHES = {"layers": layers, "step": step, "epoch": epoch, "scaling": scaling, "predict": predict}
+BENCHES = {
+    "layers": layers,
+    "step": step,
+    "saving": saving,
+    "epoch": epoch,
+    "scaling": scaling,
+    "predict": predict,
+}
 
 
 if __name__ == "__main__":

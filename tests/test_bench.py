@@ -65,6 +65,14 @@ def test_step(tmp_path: Path) -> None:
     assert figures["parts_ms"]["recurrent layer"] > 0
 
 
+def test_saving(tmp_path: Path) -> None:
+    long_enough = ["data.train_size=2000", "trainer.max_epochs=9"]
+    figures = run(tmp_path, "saving", *TINY, *long_enough, "model=custom_rnn")
+    assert figures["step_ms"] > figures["look_ms"]["median"] > 0
+    assert figures["save_ms"]["median"] > 0 and figures["checkpoint_bytes"] > 10_000
+    assert {file.name for file in tmp_path.iterdir() if file.is_dir()} <= {"cache"}
+
+
 @pytest.mark.slow
 def test_epoch_and_scaling(tmp_path: Path) -> None:
     figures = run(tmp_path, "epoch", "--ways", "fused", "plain script", "--rounds", "1")

@@ -66,6 +66,7 @@ def main() -> None:
                 run_grid(line)
                 return
             claim(Path(line.directory))
+            sys.argv.append(f"hydra.run.dir={config.quoted(line.directory)}")  # not a moment later
     run_jobs()
 
 

@@ -42,6 +42,7 @@ def test_the_names_of_the_command_line_are_those_of_the_bench() -> None:
     assert set(bench.WAYS) == set(WAYS)
 
 
+@pytest.mark.slow
 def test_layers(tmp_path: Path) -> None:
     sizes = "--length 4 --batch 3 --input 5 --hidden 4 --rounds 2 --threads 1".split()
     figures = run(tmp_path, "layers", "--cells", "rnn", "gru_before", "--no-compile", *sizes)
@@ -65,6 +66,7 @@ def test_step(tmp_path: Path) -> None:
     assert figures["parts_ms"]["recurrent layer"] > 0
 
 
+@pytest.mark.slow
 def test_saving(tmp_path: Path) -> None:
     long_enough = ["data.train_size=2000", "trainer.max_epochs=9"]
     figures = run(tmp_path, "saving", *TINY, *long_enough, "model=custom_rnn")

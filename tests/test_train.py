@@ -474,6 +474,7 @@ def test_without_reviews_the_synthetic_corpus_stands_in_and_says_so(tmp_path: Pa
     assert run.config.data.name == "synthetic"
 
 
+@pytest.mark.slow
 def test_a_grid_leaves_a_readable_directory_per_job(tmp_path: Path) -> None:
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     tiny = OmegaConf.from_dotlist([text for text in TINY if "." in text.split("=")[0]])

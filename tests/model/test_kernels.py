@@ -108,6 +108,7 @@ def test_a_damaged_file_is_made_anew(fresh: Path) -> None:
 LOAD = "from imdb_lightning.model.kernels import library; assert library.load() is not None"
 
 
+@pytest.mark.slow
 def test_several_processes_may_start_at_once(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", LOAD], env=environment(tmp_path)) for _ in range(4)

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fork server is POSI
 # Disks
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     """No file may grow beyond 300 kB, but the first checkpoints are there."""
     path = run(tmp_path, *SMALL, "trainer.max_epochs=1")
@@ -85,6 +86,7 @@ def mounted(tmp_path: Path, options: str, *arguments: str) -> tuple[int, str, fl
     return done.returncode, done.stdout + done.stderr, time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_indeed(tmp_path: Path) -> None:
     code, told, _ = mounted(tmp_path, "size=300k", *TINY, "model.hidden_size=32")
     assert code == 1
@@ -125,6 +127,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_read(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_without_a_temporary_folder_it_trains(tmp_path: Path) -> None:
     variables = environment(tmp_path) | {"TMPDIR": "/proc/nowhere"}
     done = subprocess.run(
@@ -141,6 +144,7 @@ def test_without_a_temporary_folder_it_trains(tmp_path: Path) -> None:
 # Damaged reviews
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_parquet_file_is_one_line(tmp_path: Path, damage: str) -> None:
     folder = write_parquet(tmp_path / "data", train=some_reviews(60), test=some_reviews(20, 100))
@@ -158,6 +162,7 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path: Path, damage: str) -> None
     assert file.read_bytes() == spoiled
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_never_trained_on(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data", train=some_reviews(60), test=some_reviews(20, 100))
     options = [t for t in TINY if not t.startswith(("data=", "data.train", "data.test"))]
@@ -215,6 +220,7 @@ def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(
     assert not (path / "checkpoints" / "best.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_on_val_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
     """One step, after which the weights are finite and their logits are not."""
     options = ["optim.lr=1e30", "+trainer.limit_train_batches=1", "hydra.run.dir=run"]
@@ -258,6 +264,7 @@ def test_a_run_leaves_the_process_as_it_was(tmp_path: Path) -> None:
     assert dict(os.environ) == variables and torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_one_run_of_a_grid_never_changes_the_next(tmp_path: Path) -> None:
     grid = ["-m", *SMALL, "hydra/launcher=basic", "hydra.sweep.dir=grid"]
     assert command(tmp_path, *grid, "trainer.deterministic=true,false", "seed=5,6") == 0
@@ -282,6 +289,7 @@ def test_loading_and_predicting_leave_random_numbers_alone(tmp_path: Path) -> No
 # Secrets and shells
 
 
+@pytest.mark.slow
 def test_secrets_of_the_environment_are_written_nowhere(tmp_path: Path) -> None:
     canary = "canary-5e2f"
     secrets = {"HF_TOKEN": canary, "AWS_SECRET_ACCESS_KEY": canary, "WANDB_API_KEY": canary}
@@ -300,6 +308,7 @@ def test_secrets_of_the_environment_are_written_nowhere(tmp_path: Path) -> None:
     assert canary not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_no_shell_reads_an_override(tmp_path: Path) -> None:
     options = ["-m", *TINY, "seed=0", "model.name='$(touch canary); touch canary #'"]
     assert command(tmp_path, *options) == 0, said(tmp_path)

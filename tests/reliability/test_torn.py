@@ -87,6 +87,7 @@ def every_stop(folder: Path, there_is_one: bool) -> None:
     print(stops, *seen, file=report, flush=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there_is_one", [True, False], ids=["over an old one", "the first one"])
 def test_a_save_that_is_killed_leaves_a_whole_checkpoint(
     tmp_path: Path, there_is_one: bool

@@ -307,6 +307,7 @@ def test_nothing_to_report_is_one_line_and_leaves_nothing(tmp_path: Path, name: 
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_is_not_overwritten(make: Make, tmp_path: Path) -> None:
     make("runs/a", "experiment=report/rnn")
     mine = tmp_path / "runs" / "report.md"

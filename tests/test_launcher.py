@@ -99,6 +99,7 @@ def test_a_run_has_its_part_of_the_cores_or_less(monkeypatch: pytest.MonkeyPatch
 # Whole grids
 
 
+@pytest.mark.slow
 def test_a_run_in_a_process_of_its_own_leaves_what_any_run_leaves(folder: Path) -> None:
     done = command(folder, "-m", *TINY, "trainer.max_epochs=1", "seed=0")
     assert done.returncode == 0, done.stderr + done.stdout

@@ -354,6 +354,7 @@ def the_run(folder: Path) -> Run:
     return Run(path)
 
 
+@pytest.mark.slow
 def test_a_cell_of_ones_own_trains_without_a_change_to_the_package(tmp_path: Path) -> None:
     (tmp_path / "my_cells.py").write_text(OWN_CELL)
     done = command(tmp_path, *WITH_OWN_CELL, "model.hidden_size=8", "model.embedding_size=8")
@@ -381,6 +382,7 @@ def test_a_cell_that_cannot_be_made_is_one_line(target: str, told: str, tmp_path
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_exits_with_1_and_keeps_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "my_cells.py").write_text(OWN_CELL)
     done = command(tmp_path, *WITH_OWN_CELL, "+model.cell.fails_after=900")
@@ -393,6 +395,7 @@ def test_a_run_that_fails_exits_with_1_and_keeps_what_there_is(tmp_path: Path) -
     weights(the_run(tmp_path).last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_keeps_a_checkpoint(number: int, code: int, tmp_path: Path) -> None:
     process = subprocess.Popen(

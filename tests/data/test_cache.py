@@ -113,6 +113,7 @@ def _slow_build(folder: str) -> None:
     assert_equal(load_or_build(Path(folder, "cache"), KEY, build), an_encoding())
 
 
+@pytest.mark.slow
 def test_six_processes_at_once_build_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_slow_build, args=(str(tmp_path),)) for _ in range(6)]

@@ -132,6 +132,7 @@ def test_the_page_is_one_file_that_escapes_what_it_shows(model: Trained) -> None
             assert f"({number})" in text
 
 
+@pytest.mark.parametrize("model", MODELS[:1], indirect=True)
 def test_the_command_writes_a_page_and_never_over_one(model: Trained, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "imdb_lightning.explain", str(model.path), TEXT]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -198,7 +198,9 @@ class Steep(RNNCell):
     ("options", "loss"),
     [
         (["optim.lr=1e30"], "nan"),
-        (["model=custom_rnn", "model.cell._target_=steep.Steep"], "0."),
+        pytest.param(
+            ["model=custom_rnn", "model.cell._target_=steep.Steep"], "0.", marks=pytest.mark.slow
+        ),
     ],
     ids=["a loss", "gradients"],
 )

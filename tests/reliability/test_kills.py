@@ -107,7 +107,6 @@ def test_whatever_it_was_about(name: str, straight: Callable[..., Path], tmp_pat
     assert differences(straight(), run(tmp_path, *SMALL)) == []
 
 
-@pytest.mark.slow
 def test_three_kills_in_one_epoch(straight: Callable[..., Path], tmp_path: Path) -> None:
     for step in (14, 3, 4):  # of the process: each goes on after the third, sixth, ninth batch
         run(tmp_path, *SMALL, moment=Moment(STEP, step))

@@ -36,7 +36,6 @@ from .processes import (
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and the fork server are POSIX's")
 
 
-@pytest.mark.slow
 def test_more_epochs_are_a_straight_longer_run(
     straight: Callable[..., Path], tmp_path: Path
 ) -> None:

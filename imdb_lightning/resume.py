@@ -36,9 +36,10 @@ def overrides(path: Path, given: Sequence[str]) -> list[str]:
     except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         why = config.one_line(error)
         raise CannotResume(f"resume={path}: there is no run that can go on: {why}") from None
-    keys = {key(text) for text in [*given, "resume=", MAY_CHANGE + "="]}
-    kept = [text for text in begun if key(text) not in keys]
-    return [*kept, f"{MAY_CHANGE}={epochs}", *given, f"resume={config.quoted(str(path))}"]
+    here = [f"resume={config.quoted(str(path))}", "hydra.mode=RUN"]  # one run, also of a grid
+    known = {key(text) for text in [*given, *here, MAY_CHANGE]}
+    kept = [text for text in begun if key(text) not in known]
+    return [*kept, f"{MAY_CHANGE}={epochs}", *given, *here]
 
 
 def key(override: str) -> str:

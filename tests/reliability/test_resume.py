@@ -331,3 +331,21 @@ def test_a_real_process_of_python_goes_on(straight: Callable[..., Path], tmp_pat
     done = fresh_command(tmp_path, "resume=run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert differences(straight(), tmp_path / "run") == []
+
+
+@pytest.mark.slow
+def test_a_run_of_a_grid_goes_on_alone(straight: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    grid = (
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 3,4\n"
+    )
+    (tmp_path / "mine" / "experiment" / "two.yaml").write_text(grid)
+    mine = ["--config-dir", "mine"]
+    options = [*mine, "experiment=two", *SMALL, "hydra/launcher=basic", "hydra.sweep.dir=grid"]
+    assert command(tmp_path, *options, moment=Moment(STEP, 48)) == -signal.SIGKILL
+    runs = [file.parent for file in (tmp_path / "grid").glob("*/metrics.json")]
+    (name,) = [path.name for path in runs if Run(path).metrics["status"] == "running"]
+    assert command(tmp_path, *mine, f"resume='grid/{name}'") == 0, said(tmp_path)
+    assert differences(straight("seed=4"), tmp_path / "grid" / name) == []
+    assert command(tmp_path, *options) == 0
+    assert "2 of 2 runs are done already" in said(tmp_path)

@@ -1,17 +1,11 @@
-"""Checkpoints: all that a run needs to go on to the same bits, in files that prove themselves.
-
-A file is what torch.save writes, plain containers and tensors alone, with its own SHA-256 as the
-comment of the zip archive that it is.
-"""
+"""Checkpoints: all that a run needs to go on to the same bits, plain containers and tensors alone."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import pickle
 import random
-import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +22,6 @@ from .record import Record
 from .run import Run
 
 
-SEAL = b"sha256 "
-SIZE = len(SEAL) + 64  # bytes of a seal
 KEYS = ("state_dict", "optimizer_states", "position", "random", "pass", "record", "threads")
 
 log = logging.getLogger(__name__)
@@ -50,7 +42,7 @@ class Sealed(CheckpointIO):
     ) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        durable.write(Path(path), seal(buffer.getvalue()))
+        durable.write(Path(path), durable.seal(buffer.getvalue()))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> Any:
         return read(Path(path))
@@ -59,31 +51,11 @@ class Sealed(CheckpointIO):
         Path(path).unlink()
 
 
-def seal(archive: bytes) -> bytes:
-    """The archive with its hash as its comment. A zip archive ends with the comment's length."""
-    assert archive.endswith(b"\0\0"), "there is a comment already"
-    return archive[:-2] + struct.pack("<H", SIZE) + SEAL + hashed(archive)
-
-
-def is_sealed(content: bytes) -> bool:
-    return content[-SIZE:].startswith(SEAL)
-
-
-def is_intact(content: bytes) -> bool:
-    """Whether the content has a seal, and it is the content's."""
-    archive = content[: -SIZE - 2] + b"\0\0"
-    return is_sealed(content) and content[-64:] == hashed(archive)
-
-
-def hashed(archive: bytes) -> bytes:
-    return hashlib.sha256(archive).hexdigest().encode()
-
-
 def read(file: Path) -> dict[str, Any]:
     """A checkpoint to go on from. Raises Damaged."""
     try:
         content = file.read_bytes()
-        if not is_intact(content):
+        if not durable.is_intact(content):
             raise Damaged(f"{file}: damaged, or of a version that could not go on from it")
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:

@@ -1,10 +1,19 @@
-"""Files that are whole or not there, also when the process or the machine stops on the way."""
+"""Files that are whole or not there, also when the process or the machine stops on the way.
+
+What torch.save writes is a zip archive; sealed, it has its own SHA-256 as its comment.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import struct
 from pathlib import Path
+
+
+SEAL = b"sha256 "
+SIZE = len(SEAL) + 64  # bytes of a seal
 
 
 def write(file: Path, content: bytes) -> None:
@@ -45,3 +54,23 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left of their writing. Nobody else may write in `folder`."""
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink()
+
+
+def seal(archive: bytes) -> bytes:
+    """The archive with its hash as its comment. A zip archive ends with the comment's length."""
+    assert archive.endswith(b"\0\0"), "there is a comment already"
+    return archive[:-2] + struct.pack("<H", SIZE) + SEAL + hashed(archive)
+
+
+def is_sealed(content: bytes) -> bool:
+    return content[-SIZE:].startswith(SEAL)
+
+
+def is_intact(content: bytes) -> bool:
+    """Whether the content has a seal, and it is the content's."""
+    archive = content[: -SIZE - 2] + b"\0\0"
+    return is_sealed(content) and content[-64:] == hashed(archive)
+
+
+def hashed(archive: bytes) -> bytes:
+    return hashlib.sha256(archive).hexdigest().encode()

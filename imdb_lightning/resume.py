@@ -35,7 +35,7 @@ def overrides(path: Path, given: Sequence[str]) -> list[str]:
             raise ValueError("overrides.yaml is damaged")
     except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
         why = config.one_line(error)
-        raise CannotResume(f"resume={path}: there is no run that can go on: {why}") from None
+        raise CannotResume(f"resume={path}: its .hydra is not that of a run: {why}") from None
     here = [f"resume={config.quoted(str(path))}", "hydra.mode=RUN"]  # one run, also of a grid
     known = {key(text) for text in [*given, *here, MAY_CHANGE]}
     kept = [text for text in begun if key(text) not in known]

@@ -6,6 +6,7 @@ names only PyTorch's layers and this project's cells are ever made.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import pickle
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 
-from . import config
+from . import config, durable
 from .data.batches import EncodedReviews, split
 from .data.text import Tokenizer
 from .model.network import Network
@@ -165,7 +166,10 @@ def _weights(checkpoint: Path) -> Mapping[str, Any]:
     if not checkpoint.is_file():
         raise LoadError(f"{checkpoint}: no such checkpoint; did the run finish an epoch?")
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        archive = checkpoint.read_bytes()
+        if durable.is_sealed(archive) and not durable.is_intact(archive):
+            raise ValueError("its checksum is another one")
+        content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
         weights = content["state_dict"]
         if not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
             raise TypeError("its state_dict holds more than tensors")

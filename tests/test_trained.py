@@ -127,6 +127,13 @@ def test_an_address_is_refused() -> None:
         load("https://example.org/run")
 
 
+def flip(file: Path) -> None:
+    """One bit of a weight."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -134,6 +141,7 @@ def test_an_address_is_refused() -> None:
         (lambda r: shutil.rmtree(r / ".hydra"), "neither a run directory nor an exported folder"),
         (lambda r: (r / "checkpoints/last.ckpt").unlink(), "no such checkpoint"),
         (lambda r: (r / "checkpoints/last.ckpt").write_bytes(b"x" * 100), "damaged"),
+        (lambda r: flip(r / "checkpoints/last.ckpt"), "checksum"),
         (lambda r: (r / "tokenizer.json").unlink(), "no such file"),
         (lambda r: (r / "tokenizer.json").write_text("{}"), "not a tokenizer"),
         (lambda r: (r / ".hydra/config.yaml").write_text("a: [b"), "damaged"),

@@ -19,6 +19,7 @@ from . import config, interruption, resume
 
 
 SYNTHETIC = "data.name=synthetic"
+ROOM = 65_536  # bytes: less than any run writes
 RUNS = "IMDB_LIGHTNING_RUNS"  # how many a grid has, for the processes that its launcher starts
 
 log = logging.getLogger("imdb_lightning")
@@ -26,8 +27,10 @@ log = logging.getLogger("imdb_lightning")
 
 def main() -> None:
     """Exits with 0 done, 1 the run failed, 2 the command line is wrong, 130 and 143 interrupted."""
+    interruption.expect()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own cell, also under the console script
+    sys.argv = [resume.literal(text) for text in sys.argv]
     options = get_args_parser().parse_args()
     if options.cfg and options.multirun:
         leave(2, "--cfg shows one configuration: name one job, without -m")
@@ -39,28 +42,38 @@ def main() -> None:
         line = config.check(options.overrides, bool(options.multirun), options.config_dir)
         if line.mistakes:
             leave(2, *line.mistakes)
-        wanted = line.jobs[0].resume
-        if wanted is not None and line.multirun:
+        goes_on = [cfg.resume for cfg in line.jobs if cfg.resume is not None]
+        if goes_on and line.multirun:
             leave(2, "resume: a grid goes on by itself: give its command again, without resume")
+        if (
+            goes_on
+            and goes_on != ["auto"]
+            and "hydra.run.dir" in map(resume.key, options.overrides)
+        ):
+            leave(2, "resume: a run goes on where it is; leave hydra.run.dir away")
         if options.cfg and line.swept:
             leave(2, f"{line.swept[0]}: --cfg shows one configuration: give one value")
-        given = dict(zip(options.overrides, line.overrides, strict=True))
-        sys.argv = [given.get(argument, argument) for argument in sys.argv]
+        flags = [text for text in sys.argv if text not in options.overrides]
+        sys.argv = [*flags, *line.overrides]  # a list in the place of a glob
         if not options.cfg and not options.info:
-            if wanted is not None:
-                found = find_run(wanted, line, options.overrides, options.config_dir)
+            wanted = line.jobs[0].resume
+            if wanted not in (None, "auto"):
+                path = Path(config.full(wanted))
+                sys.argv = [*flags, *go_on(path, options.overrides, options.config_dir)]
+                run_jobs()
+                return
+            if prepare(line.jobs):
+                given = [*options.overrides, SYNTHETIC]
+                line = config.check(given, bool(options.multirun), options.config_dir)
+                sys.argv.append(SYNTHETIC)
+            if wanted == "auto":
+                found = find_run(line, options.overrides)
                 if found is not None:
-                    run_dir, texts = found
-                    claim(run_dir)
-                    flags = [text for text in sys.argv if text not in options.overrides]
-                    sys.argv = [*flags, *texts]
+                    sys.argv = [*flags, *go_on(found, sys.argv[len(flags) :], options.config_dir)]
                     run_jobs()
                     return
+                print("no unfinished run of this configuration: beginning one", flush=True)
                 sys.argv.append("resume=null")
-            if prepare(line.jobs):
-                added = [*options.overrides, SYNTHETIC]
-                line = config.check(added, bool(options.multirun), options.config_dir)
-                sys.argv.append(SYNTHETIC)
             sys.argv += line.naming
             if line.multirun:
                 run_grid(line)
@@ -70,28 +83,25 @@ def main() -> None:
     run_jobs()
 
 
-def find_run(
-    value: str, line: config.CommandLine, given: list[str], config_dir: str | None
-) -> tuple[Path, list[str]] | None:
-    """The run to go on with and its overrides; None where `resume=auto` finds no such run.
-
-    Leaves with 2 where it may not go on, with 0 where nothing is left to do.
-    """
-    named = any(resume.key(text) == "hydra.run.dir" for text in given)
-    given = [text for text in given if resume.key(text) not in ("resume", "hydra.run.dir")]
+def find_run(line: config.CommandLine, given: list[str]) -> Path | None:
+    """The run that `resume=auto` goes on with: in the directory that is named, or the newest."""
     directory = Path(line.directory)
-    if value == "auto":
-        path = directory if named else resume.newest(directory.parent, line.jobs[0])
-        if path is None or not (path / "metrics.json").exists():
-            print("no unfinished run of this configuration: beginning one", flush=True)
-            return None
-    else:
-        path = Path(config.full(value))
+    if any(resume.key(text) == "hydra.run.dir" for text in given):
+        return directory if (directory / "metrics.json").exists() else None
+    return next(iter(resume.unfinished(directory.parent, line.jobs[0])), None)
+
+
+def go_on(path: Path, given: list[str], config_dir: str | None) -> list[str]:
+    """The overrides with which the run in `path` goes on.
+
+    Leaves with 2 where it may not, with 0 where nothing is left to do.
+    """
+    given = [text for text in given if resume.key(text) not in ("resume", "hydra.run.dir")]
     try:
         texts = resume.overrides(path, given)
         line = config.check(texts, False, config_dir)
         if line.mistakes:
-            leave(2, *line.mistakes)
+            leave(2, *line.mistakes, *resume.hint(path, config_dir))
         resume.check(path, line.jobs[0])
     except resume.CannotResume as error:
         leave(2, *error.args)
@@ -99,8 +109,8 @@ def find_run(
         print(f"{path} is done; trainer.max_epochs=MORE goes on with it")
         sys.exit(0)
     prepare(line.jobs, stand_in=False)
-    here = [f"hydra.run.dir={config.quoted(str(path))}", "hydra.output_subdir=null"]
-    return path, [*texts, *here]
+    claim(path)
+    return [*texts, f"hydra.run.dir={config.quoted(str(path))}", "hydra.output_subdir=null"]
 
 
 def run_grid(line: config.CommandLine) -> NoReturn:
@@ -131,7 +141,6 @@ def run_grid(line: config.CommandLine) -> NoReturn:
 
 def run_jobs() -> None:
     """Hydra's part: compose each job's configuration and train, here or in other processes."""
-    interruption.expect()
     failures: list[str] = []
 
     @hydra.main(config_path=str(config.conf_dir()), config_name="config", version_base="1.3")
@@ -197,9 +206,10 @@ def claim(directory: Path) -> None:
     """Make the run's directory. Leave with 2 where nothing can be written into it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(bytes(ROOM))
     except OSError as error:
-        leave(2, f"{directory}: {error.strerror}; name another place with hydra.run.dir")
+        leave(2, f"{directory}: {error.strerror}; a run needs a place that it can write to")
 
 
 def no_device(accelerators: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on to the same bits, plain containers and tensors alone."""
+"""Checkpoints: all that a run needs to go on to the same bits, as plain containers and tensors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,22 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from . import durable, interruption
-from .record import Record
+from .record import Record, device_name
 from .run import Run
 
 
-KEYS = ("state_dict", "optimizer_states", "position", "random", "pass", "record", "threads")
+KEYS = (
+    "state_dict",
+    "optimizer_states",
+    "position",
+    "random",
+    "pass",
+    "record",
+    "device",
+    "threads",
+)
+
+OTHER_BITS = "what follows may differ in its last bits"
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +77,11 @@ def read(file: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def newest(run: Run) -> tuple[Path, dict[str, Any]] | None:
+def newest(run: Run, needs_best: bool) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint of `run` that is farthest, of those that are intact; None where none is there.
 
-    Says which ones are not. Raises Damaged where all that are there are damaged.
+    Says which ones are not. Raises Damaged where all that are there are damaged, or the best one is
+    and the run needs it.
     """
     found, damaged = [], []
     for file in (run.last, run.best):
@@ -84,10 +96,14 @@ def newest(run: Run) -> tuple[Path, dict[str, Any]] | None:
         )
     for line in damaged:
         log.warning("%s", line)
-    best = max(found, key=lambda pair: Position(**pair[1]["position"])[:2], default=None)
-    if damaged and best is not None:
-        log.warning("going on from %s", best[0])
-    return best
+    farthest = max(found, key=lambda pair: Position(**pair[1]["position"])[:2], default=None)
+    if damaged and farthest is not None:
+        if farthest[0] == run.last and needs_best:
+            raise Damaged(
+                f"{run.best}: the run would end with it; without {run.last.parent} it starts again"
+            )
+        log.warning("going on from %s", farthest[0])
+    return farthest
 
 
 # What is in them
@@ -102,25 +118,25 @@ class Position(NamedTuple):
     stopped: bool  # early stopping has ended the training
 
 
-def random_states() -> dict[str, Any]:
-    """Of Python, NumPy, and PyTorch on the CPU and the GPUs, as plain containers."""
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Of Python, NumPy, and PyTorch on the CPU and this device, as plain containers."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": (kind, np.asarray(keys).tolist(), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def set_random_states(states: Mapping[str, Any]) -> None:
+def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
     version, internal, gauss_next = states["python"]
     random.setstate((version, tuple(internal), gauss_next))
     kind, keys, position, has_gauss, gauss = states["numpy"]
     np.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 class Checkpoints(Checkpoint):
@@ -147,9 +163,10 @@ class Checkpoints(Checkpoint):
     ) -> None:
         del checkpoint["loops"]
         checkpoint["position"] = self.position._asdict()
-        checkpoint["random"] = random_states()
+        checkpoint["random"] = random_states(trainer.strategy.root_device)
         checkpoint["pass"] = model.rows("train") if self.position.batch else []
         checkpoint["record"] = self.record.state(self.position.batch > 0)
+        checkpoint["device"] = device_name(trainer.strategy.root_device)
         checkpoint["threads"] = torch.get_num_threads()
 
     def on_train_start(self, trainer: lightning.Trainer, model: Any) -> None:
@@ -158,6 +175,9 @@ class Checkpoints(Checkpoint):
         if self.start is None:
             return
         self.position = Position(**self.start["position"])
+        now = device_name(trainer.strategy.root_device)
+        if now != self.start["device"]:
+            log.warning("begun on %s, now %s: %s", self.start["device"], now, OTHER_BITS)
         progress = trainer.fit_loop.epoch_progress
         for count in (progress.total, progress.current):
             for name in ("ready", "started", "processed", "completed"):
@@ -165,7 +185,7 @@ class Checkpoints(Checkpoint):
         optimizer = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer
         optimizer.step.total.ready = optimizer.step.total.completed = self.position.step
         trainer.should_stop = self.position.stopped
-        set_random_states(self.start["random"])
+        set_random_states(self.start["random"], trainer.strategy.root_device)
         if self.position.batch == 0:
             self.start = None
 
@@ -180,7 +200,7 @@ class Checkpoints(Checkpoint):
             for name in ("ready", "started", "processed", "completed"):
                 setattr(count, name, getattr(count, name) + self.position.batch)
         model.go_on("train", self.start["pass"])
-        set_random_states(self.start["random"])
+        set_random_states(self.start["random"], trainer.strategy.root_device)
         self.start = None
 
     def on_train_batch_end(

@@ -139,7 +139,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "trainer.deterministic": SWITCH,
 }
 OF_CELLS = ("model.implementation", "model.cell.reset")
-HOW = ("resume", "checkpoint.every_minutes", "checkpoint.every_steps")  # a run is carried out
+HOW = ("resume", "checkpoint.every_minutes", "checkpoint.every_steps")  # not in all older runs
 REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", *HOW, *OF_CELLS)]
 ADDITIONS = {  # what lightning.Trainer takes besides, as +trainer.NAME=VALUE
     "trainer.accumulate_grad_batches": whole(1),
@@ -160,6 +160,7 @@ def wrong_values(cfg: DictConfig) -> list[str]:
         if key in RULES and not RULES[key][0](value):
             shown = "null" if value is None else value
             mistakes.append(f"{key}={shown}: it takes {RULES[key][1]}{nearest_choice(key, value)}")
+    mistakes += [f"{key} is missing: {RULES[key][1]}" for key in HOW if key not in values]
     if not ("model.layer._target_" in values or "model.cell._target_" in values):
         mistakes.append("model has neither layer._target_ (PyTorch's) nor cell._target_")
     if "model.cell._target_" in values and "model.implementation" not in values:
@@ -429,7 +430,7 @@ def _check_job(
         mistakes += wrong_values(own)
         mistakes += _taken_directories(values, cfg)
         mistakes += _wrong_launcher(cfg.hydra.launcher)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         return [*mistakes, one_line(error)], None
     return mistakes, cfg
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -21,7 +22,9 @@ def write(file: Path, content: bytes) -> None:
 
     Raises OSError, which says how much room there is.
     """
-    file.parent.mkdir(exist_ok=True)
+    if not file.parent.exists():
+        file.parent.mkdir(exist_ok=True)
+        sync(file.parent.parent)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
@@ -53,7 +56,8 @@ def sync(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what killed processes left of their writing. Nobody else may write in `folder`."""
     for temporary in folder.glob(".*.tmp"):
-        temporary.unlink()
+        if re.fullmatch(r"\..+\.\d+\.tmp", temporary.name):
+            temporary.unlink()
 
 
 def seal(archive: bytes) -> bytes:

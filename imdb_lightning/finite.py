@@ -24,6 +24,7 @@ class Finite(Callback):
 
     def __init__(self, run: Run) -> None:
         self.file = run.path / "not_finite.json"
+        self.file.unlink(missing_ok=True)  # of an earlier process
         self.losses: list[Tensor] = []  # of the batches of one step
         self.reviews: list[Tensor] = []
 
@@ -74,3 +75,8 @@ class Finite(Callback):
         loss = model.scores("val").loss
         if not math.isfinite(loss):
             raise NotFinite(f"epoch {trainer.current_epoch + 1}: the loss on val is {loss}")
+
+    def on_test_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        loss = model.scores("test").loss
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss on test is {loss}")

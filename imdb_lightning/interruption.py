@@ -12,7 +12,9 @@ from types import FrameType
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-ONE_AND_THE_SAME = 0.3  # seconds: Linux sends SIGTERM as each of a parent's threads ends
+# Seconds. Linux sends SIGTERM as each of a parent's threads ends, and a parent that was sent one
+# together with its children sends them one more.
+ONE_AND_THE_SAME = 1.0
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 

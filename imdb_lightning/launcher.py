@@ -89,12 +89,13 @@ class Job:
             return f"val accuracy {run.metrics['val/acc']:.4f}, {seconds:.0f} s"
         self.result.return_value = float("nan")
         if self.reason:
-            run.mark_failed(self.reason)
+            run.mark_failed(self.reason, ended=True)
         elif code < 0:
-            run.mark_failed(f"killed by {signal.Signals(-code).name} after {seconds:.0f} s")
+            name = signal.Signals(-code).name
+            run.mark_failed(f"killed by {name} after {seconds:.0f} s", ended=True)
         else:
             said = self.console.read_text("utf-8", "replace").strip().splitlines() or ["no message"]
-            run.mark_failed(f"exit code {code}: {said[-1]}")
+            run.mark_failed(f"exit code {code}: {said[-1]}", ended=code in (130, 143))
         return f"failed: {sweep.reason(run)}"
 
     def progress(self) -> str:

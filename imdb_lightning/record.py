@@ -75,7 +75,8 @@ class Record(Callback):
         self.run.write_metrics(self.metrics)
         name = self.metrics["dataset"]
         # Written anew where the run goes on: the old file may hold epochs that come once more.
-        old = [*self.run.path.glob("events.out.tfevents.*")]
+        goes_on = self.cfg.resume is not None
+        old = [*self.run.path.glob("events.out.tfevents.*")] if goes_on else []
         self.writer = SummaryWriter(str(self.run.path))
         self.writer.add_text("dataset", name)
         for epoch, end in zip(self.metrics["epochs"], self.ends, strict=True):
@@ -192,6 +193,9 @@ class Record(Callback):
         try:  # on a full disk this fails as well, and what is there already stays
             if self.writer is not None:
                 self.writer.close()
+        except OSError as unwritable:
+            log.error("%s", unwritable)
+        try:
             self.run.write_metrics(self.metrics)
         except OSError as unwritable:
             log.error("%s", unwritable)

@@ -13,6 +13,10 @@ from . import config
 from .run import Busy, Run, hold
 
 
+DAMAGED = (
+    *(OSError, ValueError, TypeError, AttributeError),
+    *(yaml.YAMLError, OmegaConfBaseException),
+)
 MAY_CHANGE = "trainer.max_epochs"
 
 
@@ -27,13 +31,15 @@ def overrides(path: Path, given: Sequence[str]) -> list[str]:
     """
     run = Run(path)
     if not path.is_dir():
-        raise CannotResume(f"resume={path}: no such directory")
+        what = "a file; give the run's directory" if path.exists() else "no such directory"
+        raise CannotResume(f"resume={path}: {what}")
     try:
         begun = yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text("utf-8"))
         epochs = run.config.trainer.max_epochs
         if not all(isinstance(text, str) for text in begun):
             raise ValueError("overrides.yaml is damaged")
-    except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        config.comparable(run.config)
+    except DAMAGED as error:
         why = config.one_line(error)
         raise CannotResume(f"resume={path}: its .hydra is not that of a run: {why}") from None
     here = [f"resume={config.quoted(str(path))}", "hydra.mode=RUN"]  # one run, also of a grid
@@ -44,6 +50,21 @@ def overrides(path: Path, given: Sequence[str]) -> list[str]:
 
 def key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
+
+
+def literal(text: str) -> str:
+    """A path as it is, such as a grid's with = and commas in it, in Hydra's grammar."""
+    name, _, value = text.partition("=")
+    plain = value[:1] not in ("'", '"', "$", "") and value not in ("auto", "null")
+    return f"resume={config.quoted(value)}" if name == "resume" and plain else text
+
+
+def hint(path: Path, config_dir: str | None) -> list[str]:
+    """Where the run was begun with a folder of configurations and now has none: a line."""
+    file = path / ".hydra" / "hydra.yaml"
+    if config_dir or not file.exists() or "provider: command-line" not in file.read_text("utf-8"):
+        return []
+    return ["the run was begun with --config-dir: give that again"]
 
 
 def check(path: Path, now: DictConfig) -> None:
@@ -69,31 +90,24 @@ def check(path: Path, now: DictConfig) -> None:
 
 def is_done(path: Path, now: DictConfig) -> bool:
     """Whether nothing is left to do."""
-    return status(path) == "done" and epochs(path) >= Run(path).config.trainer.max_epochs == (
-        now.trainer.max_epochs
-    )
+    run = Run(path)
+    return run.status == "done" and run.config.trainer.max_epochs == now.trainer.max_epochs
 
 
-def newest(folder: Path, wanted: DictConfig) -> Path | None:
-    """The unfinished run of this configuration in `folder` that was at work last."""
+def unfinished(folder: Path, wanted: DictConfig) -> list[Path]:
+    """The runs of this configuration in `folder` that can go on, those at work last first."""
     found = []
     for file in folder.glob("*/metrics.json"):
         run = Run(file.parent)
         try:
             same = config.digest(run.config) == config.digest(wanted)
-            if same and status(run.path) != "done":
+            if same and run.status != "done" and not run.was_not_finite:
+                overrides(run.path, [])
                 hold(run.path, release=True)
                 found.append((file.stat().st_mtime, run.path))
-        except (OSError, ValueError, OmegaConfBaseException, Busy):
+        except (*DAMAGED, Busy, CannotResume):
             continue  # no run, or not one that can go on now
-    return max(found)[1] if found else None
-
-
-def status(path: Path) -> str | None:
-    try:
-        return Run(path).metrics.get("status")
-    except (OSError, ValueError):
-        return None
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def epochs(path: Path) -> int:

@@ -103,6 +103,27 @@ class Run:
         own = OmegaConf.merge(config, {"resume": None})
         file = self.path / ".hydra" / "config.yaml"
         durable.write(file, OmegaConf.to_yaml(own).encode())
+        overrides = file.with_name("overrides.yaml")  # Hydra's, which a later resume goes by
+        if overrides.exists():
+            durable.write(overrides, overrides.read_bytes())
+
+    @property
+    def status(self) -> str | None:
+        """ "running", "done", "interrupted" or "failed"; None where metrics.json cannot be read."""
+        try:
+            return self.metrics.get("status")
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def was_ended(self) -> bool:
+        """Whether it failed for having been ended from outside, so that it may go on."""
+        return self.status == "failed" and bool(self.metrics.get("ended"))
+
+    @property
+    def was_not_finite(self) -> bool:
+        """Whether it failed with numbers that it would come to again."""
+        return self.status == "failed" and "NotFinite" in str(self.metrics.get("error"))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -118,14 +139,17 @@ class Run:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         durable.write(self._metrics, _json(metrics).encode())
 
-    def mark_failed(self, why: str) -> None:
-        """Say why the run is not done, for one that could not do so itself."""
+    def mark_failed(self, why: str, ended: bool = False) -> None:
+        """Say why the run is not done, for one that could not do so itself.
+
+        `ended` says that it was ended from outside.
+        """
         try:
             metrics = self.metrics
         except (OSError, ValueError):
             metrics = {}
         if metrics.get("status") not in ("failed", "done"):  # else it said how it ended
-            self.write_metrics({**metrics, "status": "failed", "error": why})
+            self.write_metrics({**metrics, "status": "failed", "error": why, "ended": ended})
 
     def write_predictions(self, splits: Mapping[str, Scores]) -> None:
         """One row per review: split, index in the official split, label, logit of pos - neg."""

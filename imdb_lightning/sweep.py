@@ -67,7 +67,7 @@ class Sweep:
             if path.is_dir() and not any(path.iterdir()):
                 return False
             raise RunExists(f"{path}: it is there and no run; name a new hydra.sweep.dir")
-        if status(Run(path)) == "done":
+        if Run(path).status == "done":
             raise RunExists(
                 f"{path}: there is a run of another configuration or other reviews in it; name a "
                 "new directory with hydra.sweep.dir"
@@ -185,7 +185,7 @@ def goes_on(path: Path, cfg: DictConfig) -> bool:
     except (OSError, ValueError, TypeError, OmegaConfBaseException):
         return False
     there = run.last.exists() or run.best.exists()
-    return same and there and status(run) in ("running", "interrupted")
+    return same and there and (run.status in ("running", "interrupted") or run.was_ended)
 
 
 def fingerprint(metrics: Mapping[str, Any]) -> str | None:
@@ -200,13 +200,6 @@ def reviews(path: str | None) -> str:
     from .data import sources
 
     return sources.fingerprint(sources.find(path))
-
-
-def status(run: Run) -> str | None:
-    try:
-        return run.metrics.get("status")
-    except (OSError, ValueError):
-        return None
 
 
 def reason(run: Run) -> str:

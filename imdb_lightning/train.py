@@ -44,18 +44,21 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     with process.restored():
         if cfg.resume is None:
             run = Run.claim(run_dir, {"status": "running", **identity(cfg)})
-            return _train(cfg, run, None)
+            return _train(cfg, run, None, {})
         run = Run.reopen(run_dir)
         try:
-            found = checkpoint.newest(run)
-        except checkpoint.Damaged:
+            path, start = checkpoint.newest(run, cfg.test_checkpoint == "best") or (None, {})
+            if not start and run.status == "done":
+                raise Changed(f"{run_dir} is done, and has no checkpoint to go on from")
+        except (checkpoint.Damaged, Changed):
             run.release()
             raise
-        return _train(cfg, run, found)
+        if start and start["threads"] <= process.cores():  # sums over other parts have other bits
+            torch.set_num_threads(start["threads"])
+        return _train(cfg, run, path, start)
 
 
-def _train(cfg: DictConfig, run: Run, found: tuple[Path, dict[str, Any]] | None) -> dict[str, Any]:
-    path, start = found or (None, {})
+def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) -> dict[str, Any]:
     record = Record(run, identity(cfg), cfg, start.get("record"))
     try:
         quiet()
@@ -73,6 +76,7 @@ def _train(cfg: DictConfig, run: Run, found: tuple[Path, dict[str, Any]] | None)
         trainer = make_trainer(cfg, run, record, start or None)
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
+        start.clear()  # the memory of a second set of weights
 
         if cfg.test_checkpoint == "best":
             weights = checkpoint.read(run.best)["state_dict"]
@@ -81,10 +85,9 @@ def _train(cfg: DictConfig, run: Run, found: tuple[Path, dict[str, Any]] | None)
             trainer.validate(model, datamodule=data, verbose=False)
         trainer.test(model, datamodule=data, verbose=False)
         return record.finish(model, trainer.strategy.root_device)
-    except Changed:
-        raise  # nothing has been done, or written
     except BaseException as error:
-        record.fail(error)
+        if cfg.resume is None or record.writer is not None:  # else nothing has been written yet
+            record.fail(error)
         raise
     finally:
         run.release()
@@ -122,10 +125,8 @@ def go_on(cfg: DictConfig, run: Run, data: ReviewData, start: Mapping[str, Any])
         for name, value in identity(cfg)["versions"].items()
         if before["versions"].get(name) != value
     ]
-    if start["threads"] != torch.get_num_threads():
-        others.append(f"{start['threads']} threads, now {torch.get_num_threads()}")
     if others:
-        log.warning("begun with %s: what follows may differ in its last bits", ", ".join(others))
+        log.warning("begun with %s: %s", ", ".join(others), checkpoint.OTHER_BITS)
     data.begun = at[:2]
     if at.batch:
         log.info("going on in epoch %d, after %d of its batches", at.epoch + 1, at.batch)

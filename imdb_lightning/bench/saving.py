@@ -61,6 +61,8 @@ def saving(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(changed, DictConfig)
     data = ReviewData(cfg.data, cfg.seed)
     data.setup()
+    if len(data.train_dataloader()) < WARM_UP + STEPS:
+        raise ValueError(f"it takes {WARM_UP + STEPS} batches an epoch; give data.batch_size=LESS")
     lightning.seed_everything(cfg.seed, verbose=False)
     model = Classifier.from_config(cfg.model, cfg.optim)
     with tempfile.TemporaryDirectory(dir=".") as folder:

@@ -149,7 +149,7 @@ def test_loader_workers_change_no_bit(straight: Callable[..., Path]) -> None:
 def test_killed_from_outside(straight: Callable[..., Path], tmp_path: Path) -> None:
     chosen = random.Random(0)
     kills = 0
-    while killed_after(tmp_path, chosen.uniform(0, 2), *SMALL):
+    while killed_after(tmp_path, chosen.uniform(0, 3 if kills else 0.3), *SMALL):
         kills += 1
         assert kills < 60
     run_again = command(tmp_path, *SMALL, "hydra.run.dir=run", "resume=auto")

@@ -170,6 +170,24 @@ def test_auto_takes_the_newest_unfinished_run_of_this_configuration(copied: Path
     assert list(statuses.values()) == ["done"]
 
 
+def test_auto_goes_on_with_a_run_on_the_stand_in(tmp_path: Path) -> None:
+    """Without reviews the synthetic corpus stands in: also where a run goes on."""
+    options = [text for text in SMALL if text != "data=synthetic"] + ["resume=auto"]
+    assert command(tmp_path, *options, moment=Moment(STEP, 18)) == -signal.SIGKILL
+    assert command(tmp_path, *options) == 0, said(tmp_path)
+    (path,) = (tmp_path / "outputs").iterdir()
+    assert Run(path).metrics["status"] == "done" and Run(path).metrics["dataset"] == "synthetic"
+
+
+def test_what_a_user_has_in_a_runs_directory_stays(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    mine = [tmp_path / "run" / "events.out.tfevents.1.mine", tmp_path / "run" / ".precious.tmp"]
+    for file in mine:
+        file.write_text("mine")
+    run(tmp_path, *SMALL, "trainer.max_epochs=1")
+    assert [file.read_text() for file in mine] == ["mine", "mine"]
+
+
 # Checkpoints that do not verify
 
 
@@ -210,7 +228,23 @@ def test_without_a_whole_checkpoint_nothing_is_touched(copied: Path) -> None:
     assert contents(copied / "run") == before
 
 
-@pytest.mark.slow
+def test_a_damaged_best_checkpoint_is_said_before_it_is_needed(copied: Path) -> None:
+    flip(copied / "run" / "checkpoints" / "best.ckpt")
+    config = copied / "run" / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("test_checkpoint: last", "test_checkpoint: best"))
+    assert command(copied, "resume=run", "test_checkpoint=best") == 1
+    assert "best.ckpt: the run would end with it" in said(copied)
+
+
+def test_a_done_run_without_checkpoints_is_left_as_it_is(copied: Path) -> None:
+    assert command(copied, "resume=run") == 0
+    shutil.rmtree(copied / "run" / "checkpoints")
+    before = contents(copied / "run")
+    assert command(copied, "resume=run", "trainer.max_epochs=4") == 1
+    assert "is done, and has no checkpoint to go on from" in said(copied)
+    assert contents(copied / "run") == before
+
+
 def test_a_damaged_tokenizer_or_record_is_noticed(
     copied: Path, straight: Callable[..., Path]
 ) -> None:
@@ -306,7 +340,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         time.sleep(0.02)
     time.sleep(1)  # into a step, which takes seconds
     os.kill(process.pid or 0, signal.SIGTERM)
-    time.sleep(0.5)
+    time.sleep(1.2)
     os.kill(process.pid or 0, signal.SIGINT)
     began = time.monotonic()
     process.join(30)

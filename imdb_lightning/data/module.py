@@ -112,7 +112,8 @@ class ReviewData(lightning.LightningDataModule):
             collate_fn=as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
-            multiprocessing_context="forkserver" if workers else None,
+            # Not the fork server: its workers do not see that the run is gone, after a kill -9.
+            multiprocessing_context="spawn" if workers else None,
         )
 
 

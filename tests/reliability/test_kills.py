@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.test_launcher import children_of
 
 from .processes import (
     SMALL,
@@ -143,6 +147,17 @@ def test_whatever_the_options(
 def test_loader_workers_change_no_bit(straight: Callable[..., Path]) -> None:
     without, two = straight(), straight("data.num_workers=2")
     assert [line for line in differences(without, two) if "data" not in line] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_loader_workers_end_with_a_killed_run(tmp_path: Path) -> None:
+    folder = tmp_path / "killed"  # the process of the tests is in tmp_path
+    run(folder, *SMALL, "data.num_workers=2", moment=Moment(STEP, 12))
+    until = time.monotonic() + 60
+    while children_of(folder) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert children_of(folder) == []
 
 
 @pytest.mark.slow

@@ -14,6 +14,11 @@ import numpy as np
 import torch
 
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG")  # Lightning's
 KEEP, LESS = 1 << 30, 32 << 20  # bytes
@@ -43,6 +48,14 @@ def keep_memory() -> None:
     # Before 2.35 glibc takes no more than 32 MiB, and a refusal would leave all the others worse.
     if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, KEEP) or mallopt(M_MMAP_THRESHOLD, LESS)):
         mallopt(M_TRIM_THRESHOLD, KEEP)
+
+
+def peak_memory() -> int | None:
+    """Largest resident memory of this process so far, bytes; None where the system does not say."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

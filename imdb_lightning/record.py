@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from . import durable, figures, statistics
+from . import durable, figures, process, statistics
 from .config import comparable
 from .data.module import ReviewData
 from .model.classifier import Classifier
@@ -160,6 +160,7 @@ class Record(Callback):
             "test/loss": test.loss,
             "seconds": seconds,
             "device": device_name(device),
+            "peak_memory": process.peak_memory(),
         }
         self.run.write_predictions(scores)
         curves = figures.learning_curves(self.metrics)

@@ -157,7 +157,7 @@ def run_jobs() -> None:
         run_dir = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode == RunMode.MULTIRUN:
             if is_done(run_dir, cfg):
-                return Run(run_dir).metrics["val/acc"]
+                return Run(run_dir).metrics.get("val/acc")
             runs = int(os.environ.get(RUNS, 1))
             process.share_cores(process.runs_at_once(hydra_config.launcher, runs))
             if goes_on(run_dir, cfg):
@@ -165,7 +165,8 @@ def run_jobs() -> None:
                 assert isinstance(merged, DictConfig)
                 cfg = merged
         try:
-            return train(cfg, run_dir)["val/acc"]
+            metrics = train(cfg, run_dir)
+            return metrics.get("val/acc", metrics.get("val/loss"))
         except (DataError, RunExists, Busy, Changed, Damaged, NotFinite, OSError) as error:
             log.error("%s", error)
         except Exception:
@@ -193,6 +194,7 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
     needed = any(data.fallback is None or data.path is not None for data in real)
     if reviews and (needed or not stand_in):
         lacks.append(reviews)
+    lacks += no_pretraining([cfg for cfg in jobs if cfg.pretrained is not None])
     lacks += no_cells([cfg.model for cfg in jobs if "cell" in cfg.model])
     if lacks:
         leave(2, *lacks)
@@ -241,6 +243,13 @@ def no_cells(models: list[DictConfig]) -> list[str]:
                 reason = f"{type(error).__name__}: {config.one_line(error)}"
                 wrong[target] = f"model.cell._target_={target}: {reason}"
     return list(wrong.values())
+
+
+def no_pretraining(jobs: list[DictConfig]) -> list[str]:
+    """A line for each reason why a job cannot begin with what it names as pretrained."""
+    from .pretrain import pretrained
+
+    return list(dict.fromkeys(line for cfg in jobs for line in pretrained.mistakes(cfg)))
 
 
 def no_reviews(paths: set[str | None]) -> str | None:

@@ -51,15 +51,20 @@ class Sealed(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        durable.write(Path(path), durable.seal(buffer.getvalue()))
+        save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> Any:
         return read(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink()
+
+
+def save(checkpoint: dict[str, Any], file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    durable.write(file, durable.seal(buffer.getvalue()))
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -75,6 +80,17 @@ def read(file: Path) -> dict[str, Any]:
     if missing:
         raise Damaged(f"{file}: of another version, without {', '.join(missing)}")
     return checkpoint
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    """The state_dict of a checkpoint, to begin another run with. Raises Damaged."""
+    try:
+        content = file.read_bytes()
+        if not durable.is_intact(content):
+            raise Damaged(f"{file}: damaged")
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise Damaged(f"{file}: {error}") from None
 
 
 def newest(run: Run, needs_best: bool) -> tuple[Path, dict[str, Any]] | None:

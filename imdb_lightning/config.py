@@ -102,10 +102,19 @@ RULES: dict[str, tuple[Check, str]] = {
     "seed": whole(0, 2**32 - 1),
     "test_checkpoint": one_of("last", "best"),
     "resume": or_null(TEXT),
+    "pretrained": or_null(TEXT),
+    "pretrain.name": one_of("vectors", "language_model"),
+    "pretrain.window": whole(1),
+    "pretrain.negatives": whole(1),
+    "pretrain.samples": whole(1),
     "checkpoint.every_minutes": or_null(number(0, above=True)),
     "checkpoint.every_steps": or_null(whole(1)),
     "optim.lr": number(0, above=True),
     "optim.weight_decay": number(0),
+    "optim.pretrained_lr": number(0, above=True),
+    "optim.schedule": one_of("constant", "one_cycle"),
+    "optim.average": or_null(number(0, 1)),
+    "optim.adversarial": or_null(number(0, above=True)),
     "data.name": one_of("imdb", "synthetic"),
     "data.path": or_null(TEXT),
     "data.fallback": one_of("synthetic", None),
@@ -114,6 +123,8 @@ RULES: dict[str, tuple[Check, str]] = {
     "data.val_size": whole(2, 1_000_000),
     "data.distance": whole(0),
     "data.seed": whole(0),
+    "data.refit": SWITCH,
+    "data.unsupervised": SWITCH,
     "data.vocab_size": whole(3),
     "data.max_length": whole(2),
     "data.truncation": one_of("head", "tail", "head_tail"),
@@ -126,6 +137,8 @@ RULES: dict[str, tuple[Check, str]] = {
     "model.num_layers": whole(1),
     "model.bidirectional": SWITCH,
     "model.dropout": number(0, 1),
+    "model.embedding_dropout": number(0, 1),
+    "model.word_dropout": number(0, 1),
     "model.pooling": one_of("mean", "max", "last", "mean_max", "mean_padded"),
     "model.loss": one_of("cross_entropy", "nll", "nll_on_raw_logits"),
     "model.implementation": one_of("fused", "compile", "loop"),
@@ -140,7 +153,20 @@ RULES: dict[str, tuple[Check, str]] = {
 }
 OF_CELLS = ("model.implementation", "model.cell.reset")
 HOW = ("resume", "checkpoint.every_minutes", "checkpoint.every_steps")  # not in all older runs
-REQUIRED = [key for key in RULES if key not in ("data.path", "data.fallback", *HOW, *OF_CELLS)]
+LATER: dict[str, Any] = {  # what older runs lack, and the values with which they are the same
+    "model.embedding_dropout": 0.0,
+    "model.word_dropout": 0.0,
+    "data.refit": False,
+    "data.unsupervised": False,
+    "pretrained": None,
+    "optim.pretrained_lr": 1.0,
+    "optim.schedule": "constant",
+    "optim.average": None,
+    "optim.adversarial": None,
+}
+OF_PRETRAINING = tuple(key for key in RULES if key.startswith("pretrain."))
+OPTIONAL = ("data.path", "data.fallback", *HOW, *OF_CELLS, *OF_PRETRAINING)
+REQUIRED = [key for key in RULES if key not in OPTIONAL]
 ADDITIONS = {  # what lightning.Trainer takes besides, as +trainer.NAME=VALUE
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.detect_anomaly": SWITCH,
@@ -170,6 +196,24 @@ def wrong_values(cfg: DictConfig) -> list[str]:
         if isinstance(length, int) and distance + 40 >= length > 0:
             mistakes.append(
                 f"data.distance={distance}: it needs data.max_length={distance + 41} or more"
+            )
+    if "pretrain.name" in values:
+        if values.get("pretrained") is not None:
+            mistakes.append("pretrained: a pretraining begins with nothing; leave it away")
+        if values.get("pretrain.name") == "language_model" and values.get("model.num_layers") != 1:
+            mistakes.append(
+                "model.num_layers: a language model has one layer, since a second one would see "
+                "the word that the first is to predict"
+            )
+        if values.get("optim.adversarial") is not None:
+            mistakes.append("optim.adversarial: it takes labels, which a pretraining has not")
+    if values.get("optim.adversarial") and values.get("trainer.precision") == "16-mixed":
+        mistakes.append("optim.adversarial: not with trainer.precision=16-mixed; take bf16-mixed")
+    if values.get("data.refit") and "pretrain.name" not in values:
+        if values.get("test_checkpoint") != "last" or values.get("trainer.early_stopping"):
+            mistakes.append(
+                "data.refit=true: val is trained on and chooses nothing more; it needs "
+                "test_checkpoint=last and trainer.early_stopping=null"
             )
     path = values.get("data.path")
     real = values.get("data.name") == "imdb"
@@ -203,7 +247,11 @@ def comparable(cfg: DictConfig) -> dict[str, Any]:
     """What makes two runs the same: the configuration, flat, without this machine's matters."""
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     values = flat(OmegaConf.to_container(own, resolve=True))
-    return {key: value for key, value in values.items() if key not in (*MACHINE, *HOW)}
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in (*MACHINE, *HOW) and not (key in LATER and value == LATER[key])
+    }
 
 
 def digest(cfg: DictConfig, seed: bool = True) -> str:

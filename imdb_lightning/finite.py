@@ -72,11 +72,11 @@ class Finite(Callback):
         )
 
     def on_validation_end(self, trainer: lightning.Trainer, model: Any) -> None:
-        loss = model.scores("val").loss
+        loss = model.measures("val")["loss"]
         if not math.isfinite(loss):
             raise NotFinite(f"epoch {trainer.current_epoch + 1}: the loss on val is {loss}")
 
     def on_test_end(self, trainer: lightning.Trainer, model: Any) -> None:
-        loss = model.scores("test").loss
+        loss = model.measures("test")["loss"]
         if not math.isfinite(loss):
             raise NotFinite(f"the loss on test is {loss}")

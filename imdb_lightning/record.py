@@ -63,13 +63,15 @@ class Record(Callback):
         """Whether the latest epoch is the best on val so far: of equals the first is."""
         return self.metrics["best_epoch"] == self.metrics["epochs"][-1]["epoch"]
 
-    def begin(self, model: Classifier, data: ReviewData) -> None:
-        """The data and the model are there; training starts next."""
+    def begin(self, model: torch.nn.Module | None, data: ReviewData) -> None:
+        """The data is there, and the model where PyTorch trains one; training starts next."""
         sizes = data.facts["reviews"]
         padding = data.padding()
         self.train_tokens = int(data.splits["train"].lengths.sum())
         self.metrics |= {
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)
+            if model is not None
+            else self.cfg.model.embedding_size * (self.cfg.data.vocab_size + 1),
             "data": {**data.facts, "padding": padding},
         }
         self.run.write_metrics(self.metrics)
@@ -85,9 +87,10 @@ class Record(Callback):
         for file in old:
             file.unlink()
         log.info(
-            "%s on %s, seed %s: %s parameters; %s train, %s val, %s test reviews; %.1f %% padding",
+            "%s on %s, seed %s: %s parameters; %s reviews; %.1f %% padding",
             *(self.metrics["model"], name, self.metrics["seed"]),
-            *(f"{n:,}" for n in (self.metrics["parameters"], *sizes.values())),
+            f"{self.metrics['parameters']:,}",
+            ", ".join(f"{count:,} {split}" for split, count in sizes.items()),
             100 * padding,
         )
         log.info("%s", self.run.path)
@@ -102,23 +105,23 @@ class Record(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
         assert self.writer is not None
-        train, val = model.scores("train"), model.scores("val")
+        val = {f"val/{name}": value for name, value in model.measures("val").items()}
         epoch = {
             "epoch": trainer.current_epoch + 1,
-            "train/loss": train.loss,
-            "train/acc": train.accuracy,
-            "val/loss": val.loss,
-            "val/acc": val.accuracy,
+            **{f"train/{name}": value for name, value in model.measures("train").items()},
+            **val,
             "seconds": time.perf_counter() - self.epoch_started,
         }
         epochs = self.metrics["epochs"]
         epochs.append(epoch)
-        best = max(epochs, key=lambda e: e["val/acc"])  # the first of equals, as in best.ckpt
+        if "val/acc" in val:
+            best = max(epochs, key=lambda e: e["val/acc"])  # the first of equals, as in best.ckpt
+            val["val/acc_best"] = best["val/acc"]
+        else:
+            best = min(epochs, key=lambda e: e["val/loss"])
         self.metrics |= {
             "best_epoch": best["epoch"],
-            "val/acc": val.accuracy,
-            "val/loss": val.loss,
-            "val/acc_best": best["val/acc"],
+            **val,
             "tokens_per_second": self.train_tokens * len(epochs) / self.train_seconds,
         }
         self.run.write_metrics(self.metrics)
@@ -140,27 +143,39 @@ class Record(Callback):
         mark = "synthetic, " if self.metrics["dataset"] == "synthetic" else ""
         log.info(
             f"{mark}epoch {epoch['epoch']:{len(str(epochs))}}/{epochs}  "
-            f"train loss {epoch['train/loss']:.4f} acc {epoch['train/acc']:.4f}  "
-            f"val loss {epoch['val/loss']:.4f} acc {epoch['val/acc']:.4f}  "
-            f"{epoch['seconds']:.1f} s"
+            f"{_told(epoch, 'train')}  {_told(epoch, 'val')}  {epoch['seconds']:.1f} s"
         )
 
-    def finish(self, model: Classifier, device: torch.device) -> dict[str, Any]:
-        """The run is tested: write its results, and return what metrics.json holds."""
+    def finish(self, device: torch.device, model: Classifier | None = None) -> dict[str, Any]:
+        """The run is done: write its results, and return what metrics.json holds.
+
+        `model` is a classifier, which was tested; without one it was a pretraining.
+        """
         assert self.writer is not None
         seconds = time.perf_counter() - self.started
-        scores = {split: model.scores(split) for split in ("val", "test")}
-        val, test = scores["val"], scores["test"]
         self.metrics |= {
             "status": "done",
-            "temperature": statistics.temperature(
-                val.margins_N.double().numpy(), val.labels_N.numpy()
-            ),
-            "test/acc": test.accuracy,
-            "test/loss": test.loss,
             "seconds": seconds,
             "device": device_name(device),
             "peak_memory": process.peak_memory(),
+        }
+        if model is None:
+            self.writer.close()
+            if self.metrics["epochs"]:
+                durable.write(self.run.curves, figures.png(figures.learning_curves(self.metrics)))
+            self.run.write_metrics(self.metrics)
+            log.info(
+                "done in %.0f s; a classifier begins with pretrained=%s", seconds, self.run.path
+            )
+            return self.metrics
+        scores = {split: model.scores(split) for split in ("val", "test")}
+        val, test = scores["val"], scores["test"]
+        self.metrics |= {
+            "temperature": 1.0
+            if self.cfg.data.refit  # val was trained on, and tells none
+            else statistics.temperature(val.margins_N.double().numpy(), val.labels_N.numpy()),
+            "test/acc": test.accuracy,
+            "test/loss": test.loss,
         }
         self.run.write_predictions(scores)
         curves = figures.learning_curves(self.metrics)
@@ -216,6 +231,12 @@ class Record(Callback):
         _, *session = hparams(hyperparameters(self.cfg), values)
         for summary in session:
             self.writer.file_writer.add_summary(summary)
+
+
+def _told(epoch: Mapping[str, Any], split: str) -> str:
+    """The measures of a split."""
+    names = [name for name in ("loss", "acc") if f"{split}/{name}" in epoch]
+    return f"{split} " + " ".join(f"{name} {epoch[f'{split}/{name}']:.4f}" for name in names)
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:

@@ -19,11 +19,16 @@ from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import checkpoint, durable, process
+from .adversarial import Adversarial
+from .averaging import Averaging
 from .data.module import ReviewData
 from .finite import Finite
 from .model.classifier import Classifier
+from .model.language_model import LanguageModel
+from .pretrain import pretrained
 from .record import Record
 from .run import Run
+from .schedule import OneCycle
 
 
 log = logging.getLogger(__name__)
@@ -64,19 +69,23 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
         quiet()
         process.prepare()
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-        data = ReviewData(cfg.data, cfg.seed)
+        data = make_data(cfg)
         data.setup()
         if cfg.resume is not None:
             go_on(cfg, run, data, start)
         run.write_config(cfg)
         durable.write(run.tokenizer, data.tokenizer.encode())
-        model = Classifier.from_config(cfg.model, cfg.optim)
+        if cfg.get("pretrain", {}).get("name") == "vectors":
+            return pretrain_vectors(cfg, run, record, data)
+        model = make_model(cfg, data)
         record.begin(model, data)
 
         trainer = make_trainer(cfg, run, record, start or None)
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
         start.clear()  # the memory of a second set of weights
+        if isinstance(model, LanguageModel):  # it has nothing to test
+            return record.finish(trainer.strategy.root_device)
 
         if cfg.test_checkpoint == "best":
             weights = checkpoint.read(run.best)["state_dict"]
@@ -84,13 +93,55 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
         if cfg.test_checkpoint == "best" or not model.has("val"):
             trainer.validate(model, datamodule=data, verbose=False)
         trainer.test(model, datamodule=data, verbose=False)
-        return record.finish(model, trainer.strategy.root_device)
+        return record.finish(trainer.strategy.root_device, model)
     except BaseException as error:
         if cfg.resume is None or record.writer is not None:  # else nothing has been written yet
             record.fail(error)
         raise
     finally:
         run.release()
+
+
+def make_data(cfg: DictConfig) -> ReviewData:
+    """The reviews, in the words of what was pretrained where there is such."""
+    words = None
+    if cfg.pretrained is not None:
+        words = Run(Path(cfg.pretrained).expanduser()).tokenizer.read_text("utf-8")
+    return ReviewData(cfg.data, cfg.seed, words, for_words="pretrain" in cfg)
+
+
+def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | LanguageModel:
+    """A classifier, which begins with what was pretrained, or the model that is to pretrain it."""
+    if "pretrain" in cfg:
+        language = LanguageModel.from_config(cfg.model, cfg.optim, cfg.pretrain.samples)
+        language.count(torch.from_numpy(data.splits["train"].tokens).long())
+        return language
+    model = Classifier.from_config(cfg.model, cfg.optim)
+    if cfg.pretrained is not None:
+        path = Path(cfg.pretrained).expanduser()
+        model.pretrained = pretrained.load(model, path)
+        model.pretrained_lr = cfg.optim.pretrained_lr
+        data.facts["pretrained"] = pretrained.facts(path)
+    return model
+
+
+def pretrain_vectors(cfg: DictConfig, run: Run, record: Record, data: ReviewData) -> dict[str, Any]:
+    """Word vectors, saved as the embedding of a classifier."""
+    from .pretrain.vectors import skip_gram
+
+    record.begin(None, data)
+    rows, size = cfg.data.vocab_size + 1, cfg.model.embedding_size
+    vectors_VE = skip_gram(
+        data.splits["train"],
+        rows,
+        size,
+        window=cfg.pretrain.window,
+        negatives=cfg.pretrain.negatives,
+        epochs=cfg.trainer.max_epochs,
+        seed=cfg.seed,
+    )
+    checkpoint.save({"state_dict": {"embedding.weight": torch.from_numpy(vectors_VE)}}, run.last)
+    return record.finish(torch.device("cpu"))
 
 
 def go_on(cfg: DictConfig, run: Run, data: ReviewData, start: Mapping[str, Any]) -> None:
@@ -146,9 +197,17 @@ def make_trainer(
         Finite(run),
         checkpoint.Checkpoints(run, record, cfg.checkpoint, start),
     ]
+    if cfg.optim.schedule == "one_cycle":
+        callbacks.append(OneCycle())
+    if cfg.optim.adversarial is not None:
+        callbacks.append(Adversarial(cfg.optim.adversarial))
+    if cfg.optim.average is not None:
+        callbacks.append(Averaging(decay=cfg.optim.average))
     if options["early_stopping"] is not None:
         patience = options["early_stopping"]
-        callbacks.append(EarlyStopping("val/acc", mode="max", patience=patience))
+        words = "pretrain" in cfg
+        monitor, mode = ("val/loss", "min") if words else ("val/acc", "max")
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
     if on_terminal:
         callbacks.append(Bar(refresh_rate=10, leave=False))
     return lightning.Trainer(
@@ -175,7 +234,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     """What a run is, known before it starts."""
     return {
         "dataset": cfg.data.name,
-        "model": cfg.model.name,
+        "model": cfg.model.name
+        if "pretrain" not in cfg
+        else f"{cfg.pretrain.name} {cfg.model.name}",
         "seed": cfg.seed,
         "test_checkpoint": cfg.test_checkpoint,
         "versions": {

@@ -225,6 +225,8 @@ def checked(raw: Any, trust: bool) -> dict[str, Any]:
     """A configuration of which nothing is made that is not ours. Raises ValueError."""
     if not (isinstance(raw, dict) and isinstance(raw.get("model"), dict)):
         raise ValueError("no configuration of a run")
+    if "pretrain" in raw:
+        raise ValueError("a pretraining's run, which tells nothing of a review")
     data = raw.get("data")
     if not isinstance(data, dict):
         raise ValueError("no group data")
@@ -279,7 +281,8 @@ def _targets(node: Any, path: str = "") -> Iterator[str]:
 def _check_values(model: Mapping[str, Any], kind: str, data: Mapping[str, Any]) -> None:
     own = {"name", "loss", kind, *OPTIONS, *(("implementation",) if kind == "cell" else ())}
     wrong = [f"model.{key}: no such key" for key in model if key not in own]
-    values = {f"model.{name}": model.get(name) for name in OPTIONS}
+    later = {name: config.LATER.get(f"model.{name}") for name in OPTIONS}
+    values = {f"model.{name}": model.get(name, later[name]) for name in OPTIONS}
     values |= {f"data.{name}": value for name, value in data.items()}
     if kind == "cell":
         values["model.implementation"] = model.get("implementation")
@@ -294,5 +297,6 @@ def _check_values(model: Mapping[str, Any], kind: str, data: Mapping[str, Any]) 
 
 
 OPTIONS = (
-    "vocab_size max_length embedding_size hidden_size num_layers bidirectional dropout pooling"
+    "vocab_size max_length embedding_size hidden_size num_layers bidirectional dropout pooling "
+    "embedding_dropout word_dropout"
 ).split()

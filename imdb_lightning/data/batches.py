@@ -25,7 +25,7 @@ class EncodedReviews(Dataset):
 
     tokens: np.ndarray  # int32, all reviews end to end
     offsets: np.ndarray  # int64 (N+1,): review n is tokens[offsets[n]:offsets[n + 1]]
-    labels: np.ndarray  # int64 (N,): 0 negative, 1 positive
+    labels: np.ndarray  # int64 (N,): 0 negative, 1 positive, -1 not labelled
     index: np.ndarray  # int64 (N,): the review's row in the official split that it came from
 
     def __len__(self) -> int:
@@ -35,6 +35,13 @@ class EncodedReviews(Dataset):
     def lengths(self) -> np.ndarray:
         """Tokens of each review, the start token included: int64 (N,), at least 1."""
         return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> EncodedReviews:
+        """These reviews alone, in this order."""
+        parts = [self.tokens[self.offsets[n] : self.offsets[n + 1]] for n in rows]
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        tokens = np.concatenate([self.tokens[:0], *parts])
+        return EncodedReviews(tokens, offsets, self.labels[rows], self.index[rows])
 
     def __getitems__(self, rows: list[int]) -> Batch:
         """(tokens_BT, lengths_B, labels_B, index_B), all int64, padded on the right with 0."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Encoded(NamedTuple):
-    """The splits train, val and test as token ids, and what is known of them."""
+    """The splits as token ids, and what is known of them."""
 
     splits: dict[str, EncodedReviews]
     tokenizer: str  # the JSON that tokenizer.json holds
@@ -103,7 +103,7 @@ def _read(entry: Path) -> Encoded | None:
         if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
             return None
     splits = {}
-    for name in ("train", "val", "test"):
+    for name in sorted({file.split("-")[0] for file in files if file.endswith(".npy")}):
         arrays = {a: np.load(io.BytesIO(files[f"{name}-{a}.npy"])) for a in ARRAYS}
         splits[name] = EncodedReviews(**arrays)
     return Encoded(splits, files["tokenizer.json"].decode(), manifest["facts"])

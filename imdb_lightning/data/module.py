@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,25 @@ class ReviewData(lightning.LightningDataModule):
     """Train, val and test reviews in length-bucketed batches; `data` is the group of that name.
 
     val is `val_size` reviews drawn from the official train split, the same number of each label;
-    train is the rest; test the official test split. The vocabulary comes from train alone. After
-    `setup`, `facts` says what the reviews are, for metrics.json. Raises DataError in `setup`.
+    train is the rest, or with `refit` all of them; test the official test split. The vocabulary
+    comes from train, with `unsupervised` also from the reviews without labels, or it is that of
+    `tokenizer`, the JSON of an earlier one. `for_words` makes batches for a model of language: of
+    all reviews but val's and test's, and of a fifth of val. After `setup`, `facts` says what the
+    reviews are, for metrics.json. Raises DataError in `setup`.
     """
 
-    def __init__(self, data: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        seed: int,
+        tokenizer: str | None = None,
+        for_words: bool = False,
+    ) -> None:
         super().__init__()
         self.data = data
         self.seed = seed
+        self.given = tokenizer
+        self.for_words = for_words
         self.splits: dict[str, EncodedReviews] = {}
         self.tokenizer = ""
         self.facts: dict[str, Any] = {}
@@ -46,14 +58,20 @@ class ReviewData(lightning.LightningDataModule):
         data = self.data
         options = {
             name: data[name]
-            for name in ("vocab_size", "max_length", "truncation", "val_size", "seed")
+            for name in (
+                *("vocab_size", "max_length", "truncation", "val_size", "seed"),
+                *("refit", "unsupervised"),
+            )
         }
+        unsupervised = data["unsupervised"]
         if data["name"] == "synthetic":
             grammar = {name: data[name] for name in ("train_size", "test_size", "distance")}
             source = {"source": "synthetic", **grammar}
         else:
-            copy = sources.find(data["path"])
+            copy = sources.find(data["path"], unsupervised)
             source = {"source": str(copy), "fingerprint": sources.fingerprint(copy)}
+            if unsupervised:
+                source["unsupervised"] = sources.fingerprint(copy, (sources.UNSUPERVISED,))
 
         def build() -> Encoded:
             started = time.perf_counter()
@@ -65,11 +83,12 @@ class ReviewData(lightning.LightningDataModule):
                     data["distance"],
                     data["max_length"],
                     data["seed"],
+                    unsupervised,
                 )
             else:
                 log.info("reading the reviews of %s", copy)
-                official = sources.load(copy)
-            encoded = encode(official, **options)
+                official = sources.load(copy, unsupervised)
+            encoded = encode(official, tokenizer=self.given, **options)
             count = sum(map(len, encoded.splits.values()))
             seconds = time.perf_counter() - started
             log.info("read and encoded %s reviews in %.1f s", f"{count:,}", seconds)
@@ -80,8 +99,10 @@ class ReviewData(lightning.LightningDataModule):
         else:
             content = {k: v for k, v in source.items() if k != "source"} or source
             key = {**content, **options, "dataset": data["name"], "code": code_version()}
+            if self.given is not None:
+                key["tokenizer"] = hashlib.sha256(self.given.encode()).hexdigest()
             encoded = load_or_build(Path(data["cache_dir"]).expanduser(), key, build)
-        self.splits = encoded.splits
+        self.splits = for_words(encoded.splits) if self.for_words else encoded.splits
         self.tokenizer = encoded.tokenizer
         self.facts = {**source, **encoded.facts}
 
@@ -142,26 +163,52 @@ def encode(
     truncation: str,
     val_size: int,
     seed: int,
+    refit: bool,
+    unsupervised: bool,
+    tokenizer: str | None = None,
 ) -> Encoded:
-    """Split, count duplicates, build the vocabulary on train, and encode. Raises DataError."""
+    """Split, count duplicates, build the vocabulary, and encode. Raises DataError."""
     train_rows, val_rows = hold_out(official["train"].labels, val_size, seed)
+    if refit:
+        train_rows = np.arange(len(official["train"].labels))
     parts = {
         "train": (official["train"], train_rows),
         "val": (official["train"], val_rows),
         "test": (official["test"], np.arange(len(official["test"].labels))),
     }
+    if unsupervised:
+        rows = np.arange(len(official["unsupervised"].labels))
+        parts["unsupervised"] = (official["unsupervised"], rows)
     texts = {name: [reviews.texts[i] for i in rows] for name, (reviews, rows) in parts.items()}
-    tokenizer = text.Tokenizer.train(texts["train"], vocab_size, max_length, truncation)
+    if tokenizer is not None:
+        words = text.Tokenizer(text.loads(tokenizer), max_length, truncation)
+    else:
+        read = chain(texts["train"], texts.get("unsupervised", ()))
+        words = text.Tokenizer.train(read, vocab_size, max_length, truncation)
     splits = {}
     for name, (reviews, rows) in parts.items():
-        tokens, offsets = tokenizer.encode(texts[name])
+        tokens, offsets = words.encode(texts[name])
         splits[name] = EncodedReviews(tokens, offsets, reviews.labels[rows], rows)
     facts = {
         "reviews": {name: len(rows) for name, (_, rows) in parts.items()},
-        "words": tokenizer.words.get_vocab_size() - 1,
+        "words": words.words.get_vocab_size() - 1,
         "duplicates": duplicates(texts),
     }
-    return Encoded(splits, tokenizer.json(), facts)
+    return Encoded(splits, words.json(), facts)
+
+
+def for_words(splits: Mapping[str, EncodedReviews]) -> dict[str, EncodedReviews]:
+    """Train and unsupervised together as "train", and every fifth review of val."""
+    train = splits["train"]
+    more = splits.get("unsupervised")
+    if more is not None:
+        train = EncodedReviews(
+            np.concatenate([train.tokens, more.tokens]),
+            np.concatenate([train.offsets, train.offsets[-1] + more.offsets[1:]]),
+            np.concatenate([train.labels, more.labels]),
+            np.concatenate([train.index, -1 - more.index]),  # apart from the rows of train
+        )
+    return {"train": train, "val": splits["val"].take(np.arange(0, len(splits["val"]), 5))}
 
 
 def hold_out(labels: np.ndarray, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 A copy is a folder of parquet files in the hub's layout (train-*.parquet, test-*.parquet with the
 columns text and label, here or in plain_text/), an extracted aclImdb folder, or the official
 aclImdb_v1.tar.gz. Nothing is ever extracted, and nothing but reviews is read from the archive.
+The reviews without a label are read only where they are asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,7 +35,9 @@ ARCHIVE_MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
 PROBE = 3.0  # seconds that the hub has to answer
 LARGEST = 16 * 2**20  # bytes of one review; the longest real one has 14 KiB
 SPLITS = ("train", "test")
+UNSUPERVISED = "unsupervised"  # the split without labels; aclImdb has it in train/unsup
 CLASSES = ("neg", "pos")  # labels 0 and 1
+NO_LABEL = -1
 
 THREE_WAYS = (
     "get the reviews in one of three ways: set IMDB_DATA or data.path to a local copy (the hub's "
@@ -57,10 +60,10 @@ class Reviews(NamedTuple):
     """The reviews of one split in the order of its source."""
 
     texts: list[str]
-    labels: np.ndarray  # int64: 0 negative, 1 positive
+    labels: np.ndarray  # int64: 0 negative, 1 positive, -1 not labelled
 
 
-def find(path: str | None) -> Path:
+def find(path: str | None, unsupervised: bool = False) -> Path:
     """The copy to read: `path` if it is given, else data/imdb here, else the hub's, fetched once.
 
     A path is a path: it is never looked up on the hub. Raises DataNotFound in at most 3 s plus the
@@ -74,32 +77,37 @@ def find(path: str | None) -> Path:
     here = Path("data/imdb").absolute()
     if here.exists():
         return _recognised(here)
-    return _hub()
+    return _hub(unsupervised)
 
 
-def load(copy: Path) -> dict[str, Reviews]:
-    """The official splits "train" and "test". Raises DataError."""
+def load(copy: Path, unsupervised: bool = False) -> dict[str, Reviews]:
+    """The official splits "train", "test" and, if asked for, "unsupervised". Raises DataError."""
+    names = (*SPLITS, UNSUPERVISED) if unsupervised else SPLITS
     if copy.is_file():
-        splits = read_archive(copy)
+        splits = read_archive(copy, names=names)
     elif (copy / "train" / "pos").is_dir():
-        splits = _read_folder(copy)
+        splits = _read_folder(copy, names)
     else:
-        splits = _read_parquet(copy)
-    for name, reviews in splits.items():
+        splits = _read_parquet(copy, names)
+    if unsupervised and not splits[UNSUPERVISED].texts:
+        raise DataError(f"{copy}: no unsupervised reviews in it, which data.unsupervised asks for")
+    for name in SPLITS:
+        reviews = splits[name]
         if len(np.unique(reviews.labels)) < len(CLASSES):
             what = f"all labelled {reviews.labels[0]}" if reviews.texts else "no reviews"
             raise DataError(f"{copy}: split {name} has {what}; it takes negative and positive ones")
     return splits
 
 
-def fingerprint(copy: Path) -> str:
-    """Hash of every byte that `load` reads, and of the names in `copy`, which carry labels."""
+def fingerprint(copy: Path, names: Sequence[str] = SPLITS) -> str:
+    """Hash of every byte that `load` reads for these splits, and of the files' names, which carry
+    labels."""
     if copy.is_file():
         files = [copy]
     elif (copy / "train" / "pos").is_dir():
-        files = [file for _, _, file in _folder_files(copy)]
+        files = [file for _, _, file in _folder_files(copy, names)]
     else:
-        files = [file for split in SPLITS for file in _parquet_files(copy, split)]
+        files = [file for split in names for file in _parquet_files(copy, split)]
     content = hashlib.sha256()
     for file in files:
         content.update(file.relative_to(copy).as_posix().encode() + b"\0")
@@ -129,7 +137,7 @@ def _parquet_files(folder: Path, split: str) -> list[Path]:
     return sorted(f for f in folder.glob("*.parquet") if re.match(rf"{split}\b", f.name))
 
 
-def _read_parquet(folder: Path) -> dict[str, Reviews]:
+def _read_parquet(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
     import datasets  # a second and more: only where reviews are really read
     import pyarrow.parquet
 
@@ -139,8 +147,11 @@ def _read_parquet(folder: Path) -> dict[str, Reviews]:
     # Its Arrow cache does not notice flipped bytes, so it lives only as long as this call; what
     # lasts are the encoded reviews, which are verified each time they are read.
     with tempfile.TemporaryDirectory(prefix="imdb_lightning-") as cache:
-        for split in SPLITS:
+        for split in names:
             files = _parquet_files(folder, split)
+            if not files:  # `find` has seen to the labelled ones
+                splits[split] = Reviews([], np.empty(0, np.int64))
+                continue
             try:
                 for file in files:
                     _check_columns(file, pyarrow.parquet.ParquetFile(file))
@@ -157,7 +168,8 @@ def _read_parquet(folder: Path) -> dict[str, Reviews]:
             ) as error:
                 reason = " ".join(str(error.__cause__ or error).split())[:200]
                 raise DataError(f"{folder}: unreadable parquet, split {split}: {reason}") from None
-            splits[split] = _from_table(table, f"{folder}, split {split}")
+            allowed = (NO_LABEL,) if split == UNSUPERVISED else (0, 1)
+            splits[split] = _from_table(table, f"{folder}, split {split}", allowed)
     return splits
 
 
@@ -172,11 +184,12 @@ def _check_columns(file: Path, content: pyarrow.parquet.ParquetFile) -> None:
         raise DataError(f"{file}: no reviews in it")
 
 
-def _from_table(table: pyarrow.Table, where: str) -> Reviews:
+def _from_table(table: pyarrow.Table, where: str, allowed: Sequence[int]) -> Reviews:
     labels = table["label"].to_pylist()
     for row, label in enumerate(labels):
-        if label not in (0, 1):
-            raise DataError(f"{where}, row {row}: label {label!r}; 0 is negative, 1 positive")
+        if label not in allowed:
+            what = "0 is negative, 1 positive" if NO_LABEL not in allowed else "-1 is none"
+            raise DataError(f"{where}, row {row}: label {label!r}; {what}")
     try:
         texts = table["text"].to_pylist()
     except UnicodeDecodeError:
@@ -193,17 +206,22 @@ def _from_table(table: pyarrow.Table, where: str) -> Reviews:
 # aclImdb
 
 
-def _read_folder(folder: Path) -> dict[str, Reviews]:
-    return _collect(
-        (split, label, file.read_bytes()) for split, label, file in _folder_files(folder)
-    )
+FOLDERS = {  # split, label -> where aclImdb has them
+    **{(split, label): f"{split}/{name}" for split in SPLITS for label, name in enumerate(CLASSES)},
+    (UNSUPERVISED, NO_LABEL): "train/unsup",
+}
 
 
-def _folder_files(folder: Path) -> list[tuple[str, int, Path]]:
+def _read_folder(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
+    files = _folder_files(folder, names)
+    return _collect(((split, label, file.read_bytes()) for split, label, file in files), names)
+
+
+def _folder_files(folder: Path, names: Sequence[str]) -> list[tuple[str, int, Path]]:
     found = []
-    for split in SPLITS:
-        for label, name in enumerate(CLASSES):
-            files = [f for f in (folder / split / name).glob("*.txt") if _review_number(f.name)]
+    for (split, label), where in FOLDERS.items():
+        if split in names:
+            files = [f for f in (folder / where).glob("*.txt") if _review_number(f.name)]
             files.sort(key=lambda f: _review_number(f.name) or ())
             found += [(split, label, file) for file in files]
     return found
@@ -215,12 +233,15 @@ def _review_number(name: str) -> tuple[int, ...] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def read_archive(archive: Path, md5: str = ARCHIVE_MD5) -> dict[str, Reviews]:
+def read_archive(
+    archive: Path, md5: str = ARCHIVE_MD5, names: Sequence[str] = SPLITS
+) -> dict[str, Reviews]:
     """The reviews of aclImdb_v1.tar.gz, as a stream. Raises DataError unless `md5` is its hash."""
     found = _hash(archive, "md5")
     if found != md5:
         raise DataError(f"{archive}: md5 {found}, not {md5}: not the official archive, or damaged")
-    member_name = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d+_\d+\.txt)")
+    part_of = {where: part for part, where in FOLDERS.items() if part[0] in names}
+    member_name = re.compile(rf"aclImdb/({'|'.join(part_of)})/(\d+_\d+\.txt)")
     members = []
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
@@ -229,30 +250,32 @@ def read_archive(archive: Path, md5: str = ARCHIVE_MD5) -> dict[str, Reviews]:
                 continue
             content = tar.extractfile(member)
             assert content is not None  # a regular file
-            order = (match[1], CLASSES.index(match[2]), _review_number(match[3]) or ())
+            order = (*part_of[match[1]], _review_number(match[2]) or ())
             members.append((order, content.read()))
     members.sort()
-    return _collect((split, label, content) for (split, label, _), content in members)
+    return _collect(((split, label, content) for (split, label, _), content in members), names)
 
 
-def _collect(files: Iterator[tuple[str, int, bytes]]) -> dict[str, Reviews]:
+def _collect(files: Iterable[tuple[str, int, bytes]], names: Sequence[str]) -> dict[str, Reviews]:
     """Reviews from (split, label, content); bytes that are not UTF-8 become U+FFFD."""
-    texts: dict[str, list[str]] = {split: [] for split in SPLITS}
-    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
+    texts: dict[str, list[str]] = {split: [] for split in names}
+    labels: dict[str, list[int]] = {split: [] for split in names}
     for split, label, content in files:
         texts[split].append(content.decode("utf-8", "replace"))
         labels[split].append(label)
-    return {split: Reviews(texts[split], np.array(labels[split], np.int64)) for split in SPLITS}
+    return {split: Reviews(texts[split], np.array(labels[split], np.int64)) for split in names}
 
 
 # The hub
 
 
-def _hub() -> Path:
+def _hub(unsupervised: bool) -> Path:
     import huggingface_hub
 
+    names = (*SPLITS, UNSUPERVISED) if unsupervised else SPLITS
+
     def fetch(local_files_only: bool) -> Path:
-        patterns = [f"plain_text/{split}-*.parquet" for split in SPLITS]
+        patterns = [f"plain_text/{split}-*.parquet" for split in names]
         folder = huggingface_hub.snapshot_download(
             HUB,
             repo_type="dataset",
@@ -263,7 +286,9 @@ def _hub() -> Path:
         return _recognised(Path(folder))
 
     try:
-        return fetch(local_files_only=True)
+        kept = fetch(local_files_only=True)
+        if all(_parquet_files(kept, split) for split in names):
+            return kept
     except (OSError, ValueError, DataNotFound):
         pass  # not in the hub's cache
     if huggingface_hub.constants.HF_HUB_OFFLINE:

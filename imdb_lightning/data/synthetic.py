@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .sources import Reviews
+from .sources import NO_LABEL, Reviews
 
 
 POSITIVE = (
@@ -54,9 +54,16 @@ TIMES = (
 
 
 def corpus(
-    train_size: int, test_size: int, distance: int, max_length: int, seed: int
+    train_size: int,
+    test_size: int,
+    distance: int,
+    max_length: int,
+    seed: int,
+    unsupervised: bool = False,
 ) -> dict[str, Reviews]:
     """Reviews for "train" and "test", half of each positive; a pure function of its arguments.
+
+    If asked for, as many again as for "train" without their labels, "unsupervised".
 
     `distance` and `max_length` count tokens, the start token included in `max_length`. Raises
     ValueError where a review of `max_length` has no room for `distance` and the verdicts.
@@ -65,10 +72,14 @@ def corpus(
         raise ValueError(f"max_length must be over distance + {HEAD}, here {distance + HEAD}")
     random = np.random.default_rng(seed)
     pool = [_neutral_sentence(random) for _ in range(POOL)]
-    return {
+    splits = {
         split: _split(size, distance, max_length - 1, pool, random)
         for split, size in (("train", train_size), ("test", test_size))
     }
+    if unsupervised:
+        texts, labels = _split(train_size, distance, max_length - 1, pool, random)
+        splits["unsupervised"] = Reviews(texts, np.full_like(labels, NO_LABEL))
+    return splits
 
 
 def _split(

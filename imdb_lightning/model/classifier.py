@@ -79,6 +79,8 @@ class Classifier(Network, lightning.LightningModule):
         self.loss = loss
         self.lr = lr
         self.weight_decay = weight_decay
+        self.pretrained: frozenset[str] = frozenset()  # names of parameters
+        self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
         self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
 
     @classmethod
@@ -87,7 +89,8 @@ class Classifier(Network, lightning.LightningModule):
     ) -> Classifier:
         """The classifier that the groups `model` and `optim` of a configuration describe."""
         options = {k: v for k, v in model.items() if k not in OF_THE_LAYER}
-        return cls(layer_maker(model), **options, **optim)
+        learning = {name: optim[name] for name in ("lr", "weight_decay")}
+        return cls(layer_maker(model), **options, **learning)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         return self._step(batch, "train")
@@ -97,6 +100,11 @@ class Classifier(Network, lightning.LightningModule):
 
     def test_step(self, batch: Batch, _: int) -> None:
         self._step(batch, "test")
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Mean over the reviews of the batch: (), nats per review."""
+        tokens_BT, lengths_B, labels_B, _ = batch
+        return LOSSES[self.loss](self(tokens_BT, lengths_B), labels_B).mean()
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         tokens_BT, lengths_B, labels_B, index_B = batch
@@ -125,9 +133,8 @@ class Classifier(Network, lightning.LightningModule):
         self._log_means("test")
 
     def _log_means(self, stage: str) -> None:
-        scores = self.scores(stage)
-        means = {f"{stage}/loss": scores.loss, f"{stage}/acc": scores.accuracy}
-        self.log_dict(means, logger=False, batch_size=len(scores.labels_N))
+        means = {f"{stage}/{name}": value for name, value in self.measures(stage).items()}
+        self.log_dict(means, logger=False, batch_size=1)
 
     def rows(self, stage: str) -> list[Tensor]:
         """What the latest pass, which may not have ended, has gathered: plain tensors (N,)."""
@@ -140,6 +147,11 @@ class Classifier(Network, lightning.LightningModule):
     def has(self, stage: str) -> bool:
         """Whether there was a pass over this split."""
         return self._passes[stage].count > 0
+
+    def measures(self, stage: str) -> dict[str, float]:
+        """Of the latest pass over a split: nats per review, and a fraction 0..1."""
+        scores = self.scores(stage)
+        return {"loss": scores.loss, "acc": scores.accuracy}
 
     def scores(self, stage: str) -> Scores:
         """Of the latest pass over "train", "val" or "test"."""
@@ -156,9 +168,17 @@ class Classifier(Network, lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Fused is several times as fast on a CPU, but cannot clip gradients under mixed precision.
         mixed = self._trainer is not None and "mixed" in str(self.trainer.precision)
-        return torch.optim.Adam(
-            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=not mixed
-        )
+        groups: list[dict[str, Any]] = [{"params": [*self.parameters()]}]
+        if self.pretrained_lr != 1:
+            named = [*self.named_parameters()]
+            groups = [
+                {"params": [p for name, p in named if name not in self.pretrained]},
+                {
+                    "params": [p for name, p in named if name in self.pretrained],
+                    "lr": self.lr * self.pretrained_lr,
+                },
+            ]
+        return torch.optim.Adam(groups, lr=self.lr, weight_decay=self.weight_decay, fused=not mixed)
 
 
 def cross_entropy(logits_B2: Tensor, labels_B: Tensor) -> Tensor:

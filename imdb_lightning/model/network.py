@@ -18,6 +18,7 @@ from . import pooling
 from .backbones import Backbone, Unrolled
 from .cells import Cell
 from .compiled import Compiled
+from .dropout import FeatureDropout, WordDropout
 from .embedding import Embedding
 from .fused import PORTABLE, Fused
 
@@ -38,6 +39,8 @@ warn_once = cache(log.warning)
 class Network(nn.Module):
     """Embedding -> backbone -> pooling -> Linear, ReLU, dropout -> Linear to 2 logits.
 
+    While training, words and features of the embedded review are dropped before the backbone.
+
     The logits of a review depend on its own tokens alone: not on its padding, not on the reviews
     beside it. Under pooling="mean_padded", the report's way, every review is first padded to
     `max_length` tokens, and the padding is read, embedded and averaged like words.
@@ -55,11 +58,15 @@ class Network(nn.Module):
         bidirectional: bool,
         dropout: float,
         pooling: str,
+        word_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.max_length = max_length
         self.pooling = pooling
         self.embedding = Embedding(vocab_size + 1, embedding_size)  # row 0 is padding
+        self.word_dropout = WordDropout(word_dropout, vocab_size + 1)
+        self.feature_dropout = FeatureDropout(embedding_dropout)
         self.backbone = Backbone(
             make_layer, embedding_size, hidden_size, num_layers, bidirectional, dropout
         )
@@ -84,7 +91,8 @@ class Network(nn.Module):
         """Logits (B, 2) of negative and positive. tokens_BT: int64; lengths_B: int64 tokens."""
         if self.pooling == "mean_padded":
             tokens_BT = nn.functional.pad(tokens_BT, (0, self.max_length - tokens_BT.shape[1]))
-        return self.from_embeddings(self.embedding(tokens_BT.T), lengths_B)
+        x_TBE = self.word_dropout(self.embedding(tokens_BT.T), tokens_BT.T)
+        return self.from_embeddings(self.feature_dropout(x_TBE), lengths_B)
 
     def from_embeddings(self, x_TBE: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, 2) of reviews whose tokens are embedded already."""

@@ -155,7 +155,7 @@ def _add(
     try:
         own = run.config
         digest, flat = config.digest(own, seed=False), config.comparable(own)
-        lacking = sorted(set(config.REQUIRED) - set(config.MACHINE) - set(flat))
+        lacking = sorted(set(config.REQUIRED) - set(config.MACHINE) - set(config.LATER) - set(flat))
         if lacking:
             raise ValueError(f"it lacks {lacking[0]}")
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:

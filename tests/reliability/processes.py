@@ -33,7 +33,15 @@ SMALL = (
     "data.batch_size=8 data.cache_dir=null model.embedding_size=8 model.hidden_size=8 "
     "model.dropout=0.5 trainer=cpu trainer.max_epochs=3 checkpoint.every_steps=3"
 ).split()  # ten steps an epoch
-CLOCK = {"seconds", "peak_memory", "train_seconds", "epoch_seconds", "ends", "tokens_per_second", "git"}
+CLOCK = {
+    "seconds",
+    "peak_memory",
+    "train_seconds",
+    "epoch_seconds",
+    "ends",
+    "tokens_per_second",
+    "git",
+}
 
 
 class Moment(NamedTuple):

@@ -1,0 +1,178 @@
+"""A model of language that shares the classifier's embedding and backbone, to pretrain both.
+
+Dimensions: T tokens, B reviews, E embedding size, H hidden size, V rows of the embedding, N words
+to predict, S sampled words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from .backbones import Backbone
+from .classifier import Batch, Pass
+from .dropout import FeatureDropout, WordDropout
+from .embedding import Embedding
+from .network import layer_maker
+
+
+CHUNK = 2_048  # words at a time whose probabilities over the whole vocabulary are in memory
+PADDING, START = 0, 1  # never predicted
+
+
+class LanguageModel(lightning.LightningModule):
+    """Each direction of the backbone predicts the word that it comes to next.
+
+    The score of a word is its embedding times a projection of the hidden state (Press and Wolf
+    2017, tied weights). While training, the words that are not next are a sample, drawn anew for
+    each batch (`sampled_loss`); on val the loss is that over the whole vocabulary, so that
+    exp(loss) is the perplexity.
+    """
+
+    def __init__(
+        self,
+        make_layer: Callable[[int, int], nn.Module],
+        *,
+        vocab_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        bidirectional: bool,
+        dropout: float,
+        word_dropout: float,
+        embedding_dropout: float,
+        samples: int,
+        lr: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__()
+        rows = vocab_size + 1
+        self.embedding = Embedding(rows, embedding_size)
+        nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)  # scores begin near 0
+        self.word_dropout = WordDropout(word_dropout, rows)
+        self.feature_dropout = FeatureDropout(embedding_dropout)
+        self.backbone = Backbone(make_layer, embedding_size, hidden_size, 1, bidirectional, dropout)
+        self.dropout = nn.Dropout(dropout)
+        directions = self.backbone.directions
+        self.project = nn.ModuleList(
+            nn.Linear(hidden_size, embedding_size) for _ in range(directions)
+        )
+        self.bias = nn.ParameterList(nn.Parameter(torch.zeros(rows)) for _ in range(directions))
+        self.samples = samples
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.register_buffer("share_V", torch.ones(rows) / rows)
+        self.share_V: Tensor
+        self._passes = {"train": Pass(), "val": Pass()}
+
+    @classmethod
+    def from_config(
+        cls, model: Mapping[str, Any], optim: Mapping[str, Any], samples: int
+    ) -> LanguageModel:
+        """With the sizes, the layer and the dropouts of the groups `model` and `optim`."""
+        sizes = ("vocab_size", "embedding_size", "hidden_size", "bidirectional")
+        dropouts = ("dropout", "word_dropout", "embedding_dropout")
+        options = {name: model[name] for name in (*sizes, *dropouts)}
+        learning = {name: optim[name] for name in ("lr", "weight_decay")}
+        return cls(layer_maker(model), samples=samples, **options, **learning)
+
+    def count(self, tokens: Tensor) -> None:
+        """Draw samples by how often words stand in these int64 tokens, to the power of 3/4."""
+        counts_V = torch.bincount(tokens, minlength=len(self.share_V)).double() ** 0.75
+        counts_V[[PADDING, START]] = 0
+        self.share_V = (counts_V / counts_V.sum()).float()
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Hidden states h_TB(H*D)."""
+        x_TBE = self.word_dropout(self.embedding(tokens_BT.T), tokens_BT.T)
+        return self.backbone(self.feature_dropout(x_TBE), lengths_B)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self._step(batch, "val")
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        tokens_BT, lengths_B, *_ = batch
+        tokens_TB = tokens_BT.T
+        hidden = self(tokens_BT, lengths_B)
+        t_T1 = torch.arange(len(tokens_TB), device=self.device)[:, None]
+        total = hidden.new_zeros(())
+        words = 0
+        for direction, h_TBH in enumerate(hidden.chunk(self.backbone.directions, dim=2)):
+            if direction == 0:
+                there_TB = t_T1 < lengths_B - 1
+                h_NH, words_N = h_TBH[there_TB], tokens_TB.roll(-1, 0)[there_TB]
+            else:
+                there_TB = (t_T1 >= 2) & (t_T1 < lengths_B)  # before the first word stands START
+                h_NH, words_N = h_TBH[there_TB], tokens_TB.roll(1, 0)[there_TB]
+            out_NE = self.project[direction](self.dropout(h_NH))
+            loss = self.sampled_loss if stage == "train" else self.whole_loss
+            total = total + loss(out_NE, words_N, self.bias[direction])
+            words += len(words_N)
+        count = torch.tensor([words], device=self.device)
+        self._passes[stage].add(total.detach()[None], count)
+        return total / max(words, 1)
+
+    def sampled_loss(self, out_NE: Tensor, words_N: Tensor, bias_V: Tensor) -> Tensor:
+        """Sum over the words of -log softmax over the word itself and a sample: (), nats.
+
+        Each score is lessened by the logarithm of how often its word is expected in the sample
+        (Jean et al. 2015), so that it comes to estimate that over the whole vocabulary.
+        """
+        drawn_S = torch.multinomial(self.share_V, self.samples, replacement=True).unique()
+        # Expected number of times that a word is among `samples` draws, once at most.
+        expected_V = -torch.expm1(self.samples * torch.log1p(-self.share_V))
+        log_V = expected_V.clamp(min=1e-9).log()
+        weight_NE = self.embedding(words_N)
+        own_N = (out_NE * weight_NE).sum(1) + bias_V[words_N] - log_V[words_N]
+        other_NS = out_NE @ self.embedding(drawn_S).T + (bias_V - log_V)[drawn_S]
+        other_NS = other_NS.masked_fill(words_N[:, None] == drawn_S, -torch.inf)
+        return (torch.logaddexp(own_N, other_NS.logsumexp(1)) - own_N).sum()
+
+    def whole_loss(self, out_NE: Tensor, words_N: Tensor, bias_V: Tensor) -> Tensor:
+        """Sum over the words of -log softmax over the whole vocabulary: (), nats."""
+        total = out_NE.new_zeros(())
+        for out_CE, words_C in zip(out_NE.split(CHUNK), words_N.split(CHUNK), strict=True):
+            scores_CV = torch.addmm(bias_V, out_CE, self.embedding.weight.T)
+            scores_CV[:, [PADDING, START]] = -torch.inf
+            total = total + nn.functional.cross_entropy(scores_CV, words_C, reduction="sum")
+        return total
+
+    def on_train_epoch_start(self) -> None:
+        self._passes["train"].clear()
+
+    def on_validation_epoch_start(self) -> None:
+        self._passes["val"].clear()
+
+    def on_train_epoch_end(self) -> None:
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val")
+
+    def _log(self, stage: str) -> None:
+        means = {f"{stage}/{name}": value for name, value in self.measures(stage).items()}
+        self.log_dict(means, logger=False, batch_size=1)
+
+    def rows(self, stage: str) -> list[Tensor]:
+        """What the latest pass, which may not have ended, has gathered: plain tensors."""
+        return self._passes[stage].rows()
+
+    def go_on(self, stage: str, rows: list[Tensor]) -> None:
+        """Go on with a pass that an earlier process began."""
+        self._passes[stage].go_on([column.to(self.device) for column in rows])
+
+    def measures(self, stage: str) -> dict[str, float]:
+        """Of the latest pass over "train" or "val": nats per word."""
+        losses, words = self.rows(stage)
+        return {"loss": losses.double().sum().item() / max(int(words.sum()), 1)}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(
+            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )

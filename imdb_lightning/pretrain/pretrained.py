@@ -1,0 +1,84 @@
+"""What an earlier pretraining left, as the start of a classifier: `pretrained=DIRECTORY`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from .. import config
+from ..run import Run
+
+
+if TYPE_CHECKING:
+    from ..model.network import Network
+
+HOW = "python -m imdb_lightning.pretrain makes one"
+SAME: dict[str, tuple[str, ...]] = {  # what has to be the same, by what was pretrained
+    "vectors": ("data.name", "data.vocab_size", "data.seed", "data.val_size")
+    + ("model.embedding_size",),
+}
+SAME["language_model"] = SAME["vectors"] + (
+    *("model.hidden_size", "model.bidirectional", "model.num_layers"),
+    *("model.layer._target_", "model.cell._target_", "model.cell.reset"),
+)
+
+
+def mistakes(cfg: DictConfig) -> list[str]:
+    """A line for each reason why this run cannot begin with `cfg.pretrained`."""
+    path = Path(cfg.pretrained).expanduser()
+    run = Run(path)
+    here = f"pretrained={path}"
+    if not (path / ".hydra" / "config.yaml").is_file():
+        return [f"{here}: no run there; {HOW}"]
+    try:
+        before, now = config.comparable(run.config), config.comparable(cfg)
+        status = run.metrics.get("status")
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        return [f"{here}: damaged: {config.one_line(error)}"]
+    kind = before.get("pretrain.name")
+    if kind not in SAME:
+        return [f"{here}: a classifier's run, not a pretraining; {HOW}"]
+    if status != "done":
+        return [
+            f"{here}: it is {status}; "
+            f"python -m imdb_lightning.pretrain resume={path} goes on with it"
+        ]
+    lines = [
+        f"{key}={now.get(key)}: it is {before.get(key)} in {path}, with which the run is to begin"
+        for key in SAME[kind]
+        if before.get(key) != now.get(key)
+    ]
+    if before.get("data.refit") and not now.get("data.refit"):
+        lines.append(f"{here}: it has read val's reviews (data.refit); so must this run")
+    return lines
+
+
+def load(network: Network, path: Path) -> frozenset[str]:
+    """Set the weights that were pretrained, and give their names. Raises checkpoint.Damaged."""
+    import torch
+
+    from ..checkpoint import weights
+
+    before = weights(Run(path).last)
+    own = network.state_dict()
+    names = frozenset(name for name in before if name.startswith(("embedding.", "backbone.")))
+    with torch.no_grad():
+        for name in names:
+            own[name].copy_(before[name])
+    return names
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """For metrics.json: which pretraining it was, and what it took."""
+    run = Run(path)
+    metrics = run.metrics
+    return {
+        "path": str(path),
+        "sha256": hashlib.sha256(run.last.read_bytes()).hexdigest(),
+        **{name: metrics.get(name) for name in ("model", "seed", "seconds", "device")},
+    }

@@ -1,0 +1,225 @@
+"""The page: the ladder as one table and one figure, and what stands beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+
+from .. import durable, statistics
+from ..data import sources
+from ..evaluate import LENGTHS
+from ..report.figures import FAINT, LINES, STYLE, as_file, panel, svg
+from .rows import Found, Row, against, combined, ensemble
+
+
+MARK = "<!-- imdb_lightning.recipes -->"
+BRANCH = "nb_logistic"  # the baseline whose logit stands beside the recurrent net's
+
+
+class NotOurs(Exception):
+    """A file of the page's name that somebody else wrote."""
+
+
+@dataclass
+class Line:
+    """A row with all that the table says of it. Accuracies are fractions 0..1."""
+
+    row: Row
+    interval: tuple[float, float]  # of the accuracy on test, over seeds and reviews
+    unseen: float  # accuracy on test without the reviews that stand in train or unsupervised too
+    by_length: list[float]
+    error: float  # of calibration, after the temperature that val tells
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.row.right_SN.mean())
+
+    @property
+    def sd(self) -> float | None:
+        values = self.row.right_SN.mean(1)
+        return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+@dataclass
+class Reviews:
+    """Of the test split: how long they are, and which stand elsewhere too."""
+
+    words_N: np.ndarray
+    seen_N: np.ndarray
+    counts: dict[str, int]
+
+
+def write(found: Found, path: str | None, folder: Path, command: str) -> list[Path]:
+    """recipes.md and its figure. Raises NotOurs, or DataError where the reviews are not here."""
+    page, plot = folder / "recipes.md", folder / "recipes_plots" / "ladder.svg"
+    if page.exists() and not page.read_text("utf-8", "replace").startswith(MARK):
+        raise NotOurs(f"{page}: not written by this command; move it away or give --output")
+    reviews = read(path)
+    content = contents(found, reviews)
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    durable.write(plot, figure(content["ladder"], content["others"]).encode())
+    text = environment().get_template("recipes.md.j2").render(**content, command=command, mark=MARK)
+    durable.write(page, text.encode())
+    return [page, plot]
+
+
+def environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("imdb_lightning.recipes"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["acc"] = lambda x: "" if x is None else f"{100 * x:.2f}"
+    made.filters["points"] = lambda x: "" if x is None else f"{100 * x:+.2f}"
+    made.filters["p"] = lambda x: "" if x is None else ("< 0.0001" if x < 1e-4 else f"{x:.4f}")
+    made.filters["number"] = lambda x: "" if x is None else f"{x:,.0f}"
+    return made
+
+
+def read(path: str | None) -> Reviews:
+    """Two texts are one where they differ in case, line breaks, punctuation and blanks alone."""
+    copy = sources.find(path, unsupervised=True)
+    official = sources.load(copy, unsupervised=True)
+    plain = {name: [bare(text) for text in part.texts] for name, part in official.items()}
+    train, unlabelled = set(plain["train"]), set(plain["unsupervised"])
+    test = plain["test"]
+    counts = {
+        "train in train": len(plain["train"]) - len(train),
+        "test in test": len(test) - len(set(test)),
+        "test in train": sum(text in train for text in test),
+        "test in unsupervised": sum(text in unlabelled for text in test),
+    }
+    seen = np.array([text in train or text in unlabelled for text in test])
+    words = np.array([len(text.split()) for text in official["test"].texts])
+    return Reviews(words, seen, counts)
+
+
+def bare(text: str) -> str:
+    return " ".join(re.sub(r"<br />|[\W_]", " ", text.lower()).split())
+
+
+def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
+    """All that the template shows."""
+    rungs = [*found.rungs.values()]
+    rows = {**found.baselines, **found.rungs}
+    made = combinations(found)
+    lines = {row.name: line(row, reviews) for row in [*rows.values(), *made]}
+    for one in lines.values():
+        below = rows.get(one.row.below or "")
+        if below is not None:
+            one.difference, one.difference_interval, one.p, _ = against(one.row, below)
+    compared = [one for one in lines.values() if one.p is not None]
+    for one, p in zip(compared, statistics.holm([c.p or 0.0 for c in compared]), strict=True):
+        one.p_holm = p
+    every = [run for row in rows.values() for run in row.metrics]
+    return {
+        "ladder": [lines[row.name] for row in rungs],
+        "baselines": [lines[name] for name in found.baselines],
+        "others": [lines[row.name] for row in made],
+        "lengths": spans(),
+        "length_counts": [int(group.sum()) for group in groups(reviews.words_N)],
+        "counts": reviews.counts,
+        "seen": int(reviews.seen_N.sum()),
+        "devices": sorted({run["device"] for run in every}),
+        "commits": sorted({str(run["git"]) for run in every if run.get("git")}),
+    }
+
+
+def combinations(found: Found) -> list[Row]:
+    """The best rung on val beside the NB branch, as an ensemble, and both."""
+    chosen = [row for row in found.rungs.values() if not refit(row)]
+    branch = found.baselines.get(BRANCH)
+    made = []
+    for title, rows in (
+        ("labelled", [row for row in chosen if not pretrained(row)]),
+        ("all reviews", [row for row in chosen if pretrained(row)]),
+    ):
+        if not rows:
+            continue
+        best = max(rows, key=lambda row: row.val_accuracy)
+        several = len(best.seeds) > 1
+        if several:
+            what = f"mean logit of its {len(best.seeds)} seeds"
+            together = ensemble(best, f"{best.name}, ensemble", what)
+            made.append(together)
+        if branch is not None:
+            what = f"{title}: its logit beside {BRANCH}'s, weighted on val"
+            made.append(combined(best, branch, f"{best.name} + {BRANCH}", what))
+            if several:
+                what = f"the ensemble's logit beside {BRANCH}'s, weighted on val"
+                both = combined(together, branch, f"{together.name} + {BRANCH}", what)
+                both.below = together.name if together.name in found.rungs else best.name
+                made.append(both)
+    return made
+
+
+def refit(row: Row) -> bool:
+    return any(run["data"]["reviews"]["train"] == 25_000 for run in row.metrics)
+
+
+def pretrained(row: Row) -> bool:
+    """Whether reviews without labels had a part in it."""
+    return any(run["data"].get("pretrained") for run in row.metrics)
+
+
+def line(row: Row, reviews: Reviews) -> Line:
+    right_SN = row.right_SN
+    errors = []
+    for val, test in zip(row.val, row.test, strict=True):
+        temperature = statistics.temperature(val.logit, val.label)
+        errors.append(statistics.calibration_error(test.logit / temperature, test.label))
+    return Line(
+        row,
+        statistics.paired_interval(right_SN.astype(np.int8)),
+        float(right_SN[:, ~reviews.seen_N].mean()),
+        [float(right_SN[:, group].mean()) for group in groups(reviews.words_N)],
+        float(np.mean(errors)),
+    )
+
+
+def groups(words_N: np.ndarray) -> list[np.ndarray]:
+    ends = (0, *LENGTHS, np.inf)
+    return [(words_N > a) & (words_N <= b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def spans() -> list[str]:
+    inner = [f"{a + 1}-{b}" for a, b in zip((0, *LENGTHS[:-1]), LENGTHS, strict=True)]
+    return [*inner, f"over {LENGTHS[-1]}"]
+
+
+def figure(ladder: Sequence[Line], others: Sequence[Line]) -> str:
+    """Accuracy on test by the minutes that one core would take, with intervals."""
+    with matplotlib.rc_context(_style()):
+        drawn, axes = panel("", "core-minutes of one run, pretraining included", "test accuracy, %")
+        drawn.set_size_inches(7, 4.5)
+        for kind, some, color in (("o", ladder, LINES[0]), ("^", others, LINES[1])):
+            for one in some:
+                minutes = one.row.core_minutes
+                if minutes is None:
+                    continue
+                low, high = one.interval
+                axes.plot([minutes] * 2, [100 * low, 100 * high], color=FAINT, linewidth=1)
+                axes.plot(minutes, 100 * one.accuracy, kind, color=color, markersize=5)
+                label = one.row.name.replace("_", " ")
+                axes.annotate(
+                    label, (minutes, 100 * one.accuracy), (5, -2), textcoords="offset points"
+                )
+        axes.set_xscale("log")
+        return as_file(svg(drawn))
+
+
+def _style() -> Mapping[str, Any]:
+    return {**STYLE, "svg.hashsalt": "recipes"}

@@ -1,0 +1,243 @@
+"""The rows of the page: recipes with their runs, baselines, and what is made of both.
+
+S seeds, N reviews. Logits are those of positive minus negative.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import yaml
+from scipy.optimize import minimize
+
+from .. import statistics
+from ..config import conf_dir
+from ..report.runs import Predictions, read_predictions, run_directories
+from ..run import Run
+
+
+FREE = re.compile(  # what may stand in a recipe's command line besides
+    r"(seed|pretrained|resume|data\.path|data\.cache_dir|hydra\.[\w.]+|trainer\.max_epochs)=.*"
+)
+
+
+@dataclass
+class Recipe:
+    """A file of conf/experiment/recipes."""
+
+    name: str
+    what: str  # its first comment
+    below: str | None  # the recipe that it changes
+    settings: dict[str, Any]  # what it changes there
+
+
+@dataclass
+class Row:
+    """One line of the table: the runs of one model, a seed each."""
+
+    name: str
+    what: str
+    below: str | None = None  # the row that it is compared with
+    command: str = ""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    val: list[Predictions] = field(default_factory=list)
+    test: list[Predictions] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    @property
+    def right_SN(self) -> np.ndarray:
+        """Which reviews of test were answered rightly."""
+        return np.stack([test.right for test in self.test])
+
+    @property
+    def val_accuracy(self) -> float:
+        return float(np.mean([val.right.mean() for val in self.val]))
+
+    def of(self, name: str) -> list[float]:
+        return [run[name] for run in self.metrics if run.get(name) is not None]
+
+    @property
+    def core_minutes(self) -> float | None:
+        """Mean over runs of seconds times threads / 60, with the pretraining that they began with."""
+        minutes = [core_minutes(run) for run in self.metrics]
+        return float(np.mean(minutes)) if minutes else None
+
+
+@dataclass
+class Found:
+    """What the directories hold."""
+
+    rungs: dict[str, Row] = field(default_factory=dict)  # in the order of the ladder
+    baselines: dict[str, Row] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def core_minutes(metrics: dict[str, Any]) -> float:
+    total = metrics["seconds"] * threads(metrics["device"])
+    before = metrics["data"].get("pretrained")
+    if before:
+        total += before["seconds"] * threads(before["device"])
+    return total / 60
+
+
+def threads(device: str) -> int:
+    """Of "cpu (2 threads)"; a GPU counts as one."""
+    told = re.search(r"\((\d+) threads\)", device)
+    return int(told[1]) if told else 1
+
+
+def ladder() -> dict[str, Recipe]:
+    """The recipes, each after the one that it changes, those without a further one first."""
+    recipes = {}
+    for file in sorted((conf_dir() / "experiment" / "recipes").glob("*.yaml")):
+        text = file.read_text("utf-8")
+        content = yaml.safe_load(text)
+        parents = [d for d in content.pop("defaults") if isinstance(d, str) and d != "_self_"]
+        comments = [line[2:] for line in text.splitlines() if line.startswith("# ")]
+        below = parents[0].split("/")[-1] if parents else None
+        recipes[file.stem] = Recipe(file.stem, " ".join(comments[1:]), below, content)
+
+    def above(name: str | None) -> list[str]:
+        return [recipe.name for recipe in recipes.values() if recipe.below == name]
+
+    def height(name: str) -> int:
+        return 1 + max(map(height, above(name)), default=0)
+
+    def walk(name: str | None) -> Iterable[str]:
+        for other in sorted(above(name), key=lambda n: (height(n), n)):
+            yield other
+            yield from walk(other)
+
+    return {name: recipes[name] for name in walk(None)}
+
+
+def collect(folders: Iterable[Path]) -> Found:
+    """The finished runs of recipes, and the baselines, in these folders and below."""
+    found = Found()
+    recipes = ladder()
+    rows = {
+        name: Row(name, recipe.what, recipe.below, f"experiment=recipes/{name}")
+        for name, recipe in recipes.items()
+    }
+    for folder in folders:
+        for path in run_directories(folder):
+            run = Run(path)
+            try:
+                metrics = run.metrics
+                if metrics.get("status") != "done" or metrics.get("dataset") != "imdb":
+                    found.problems.append(f"{path}: {metrics.get('status')}, left out")
+                    continue
+                if not run.predictions.exists():
+                    continue  # a pretraining
+                splits = read_predictions(run.predictions)
+                if (path / ".hydra").is_dir():
+                    name = recipe_of(path)
+                    row = rows.get(name or "")
+                    if row is None:
+                        found.problems.append(f"{path}: its command line is not that of a recipe")
+                        continue
+                    if metrics["seed"] in row.seeds:
+                        found.problems.append(f"{path}: the same recipe and seed once more")
+                        continue
+                else:
+                    row = Row(metrics["model"], f"{metrics['what']}={metrics['chosen']:g}")
+                    found.baselines[row.name] = row
+            except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+                found.problems.append(f"{path}: unreadable: {error}")
+                continue
+            row.metrics.append(metrics)
+            row.seeds.append(metrics["seed"])
+            row.val.append(splits["val"])
+            row.test.append(splits["test"])
+    for row in rows.values():
+        order = np.argsort(row.seeds)
+        row.metrics, row.val, row.test, row.seeds = (
+            [values[i] for i in order] for values in (row.metrics, row.val, row.test, row.seeds)
+        )
+    found.rungs = {name: row for name, row in rows.items() if row.seeds}
+    for row in found.rungs.values():  # past rungs that have no runs
+        while row.below is not None and row.below not in found.rungs:
+            row.below = recipes[row.below].below
+    return found
+
+
+def recipe_of(path: Path) -> str | None:
+    """The recipe that a run's command line names, and nothing else that matters."""
+    overrides = yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text("utf-8"))
+    named = [text for text in overrides if text.startswith("experiment=recipes/")]
+    others = [text for text in overrides if text not in named and not FREE.fullmatch(text)]
+    return named[0].removeprefix("experiment=recipes/") if len(named) == 1 and not others else None
+
+
+# What is made of several models
+
+
+def weights(logits_KN: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+    """The weights (K,), none negative, with which the sum of K logits has the least loss on val."""
+
+    def loss(w_K: np.ndarray) -> float:
+        return statistics.nll(w_K @ logits_KN, label_N)
+
+    start = np.full(len(logits_KN), 1 / len(logits_KN))
+    return minimize(loss, start, bounds=[(0, None)] * len(start), method="L-BFGS-B").x
+
+
+def combined(row: Row, other: Row, name: str, what: str, by: tuple[Row, Row] | None = None) -> Row:
+    """Each run's logit beside that of `other`, weighted on val; `by` other runs that kept to it.
+
+    `by` is for models that were fitted on val too: the weights are those of these rows.
+    """
+    made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds)
+    for seed, own_val, own_test in zip(row.seeds, row.val, row.test, strict=True):
+        first_val, second_val = own_val, other.val[0]
+        if by is not None:
+            place = by[0].seeds.index(seed) if seed in by[0].seeds else 0
+            first_val, second_val = by[0].val[place], by[1].val[0]
+        w_K = weights(np.stack([first_val.logit, second_val.logit]), first_val.label)
+        for kept, first, second in (
+            (made.val, own_val, other.val[0]),
+            (made.test, own_test, other.test[0]),
+        ):
+            sums_N = w_K @ np.stack([first.logit, second.logit])
+            kept.append(Predictions(first.index, first.label, sums_N))
+    return made
+
+
+def ensemble(row: Row, name: str, what: str) -> Row:
+    """The mean of the seeds' logits, each by its own temperature: one model."""
+    made = Row(name, what, row.name, metrics=row.metrics, seeds=[-1])
+    temperatures = [statistics.temperature(val.logit, val.label) for val in row.val]
+    for kept, splits in ((made.val, row.val), (made.test, row.test)):
+        logit_N = np.mean([s.logit / t for s, t in zip(splits, temperatures, strict=True)], 0)
+        kept.append(Predictions(splits[0].index, splits[0].label, logit_N))
+    return made
+
+
+def against(row: Row, below: Row) -> tuple[float, tuple[float, float], float, Sequence[int]]:
+    """Difference of accuracy on test, its interval, McNemar's p, and the seeds of both.
+
+    With one run on either side, it is compared with each of the other's.
+    """
+    seeds: Sequence[int] = sorted({*row.seeds} & {*below.seeds})
+    if seeds:
+        pairs = [(row.seeds.index(seed), below.seeds.index(seed)) for seed in seeds]
+    else:
+        pairs = [(i, j) for i in range(len(row.test)) for j in range(len(below.test))]
+        seeds = below.seeds if len(below.seeds) > 1 else row.seeds
+    first_SN = np.stack([row.test[i].right for i, _ in pairs])
+    second_SN = np.stack([below.test[j].right for _, j in pairs])
+    tests = [statistics.mcnemar(a, b) for a, b in zip(first_SN, second_SN, strict=True)]
+    p = statistics.combined(
+        [test.one_sided("greater") for test in tests], [test.one_sided("less") for test in tests]
+    )
+    if len(tests) == 1:
+        p = tests[0].p
+    difference_SN = first_SN.astype(np.int8) - second_SN.astype(np.int8)
+    interval = statistics.paired_interval(difference_SN)
+    return float(difference_SN.mean()), interval, p, seeds

@@ -1,0 +1,165 @@
+"""The schedule of the learning rate, the average of the weights, and adversarial training.
+
+pytest tests/test_learning.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+
+from imdb_lightning import checkpoint
+from imdb_lightning.adversarial import Adversarial, away
+from imdb_lightning.averaging import Averaging
+from imdb_lightning.data.module import ReviewData
+from imdb_lightning.model.classifier import Classifier
+from imdb_lightning.schedule import RISE, OneCycle, one_cycle
+from imdb_lightning.train import quiet, train
+from tests.conftest import TINY, composed
+
+
+def test_the_learning_rate_is_torchs_one_cycle() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    steps = 1001
+    torchs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps, pct_start=RISE, final_div_factor=1e9
+    )
+    for step in range(steps - 1):
+        # Its first phase ends a step earlier: a thousandth of the way.
+        assert abs(one_cycle(step / (steps - 1)) - torchs.get_last_lr()[0]) < 0.004
+        optimizer.step()
+        torchs.step()
+    assert one_cycle(1.0) == pytest.approx(0)
+
+
+def fit(
+    tmp_path: Path, *overrides: str, callbacks: Any = (), epochs: int = 1, steps: int | None = None
+) -> tuple[Classifier, list[torch.Tensor]]:
+    """A classifier after training in float64, and its gradients at the last step."""
+    cfg = composed(*TINY, *overrides)
+    lightning.seed_everything(0, verbose=False)
+    data = ReviewData(cfg.data, 0)
+    data.setup()
+    quiet()
+    model = Classifier.from_config(cfg.model, cfg.optim).double()
+    gradients: list[torch.Tensor] = []
+
+    class Keep(lightning.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            gradients[:] = [p.grad.clone() for p in module.parameters()]
+
+    lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        limit_train_batches=steps,
+        callbacks=[*callbacks, Keep()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        deterministic=True,
+        default_root_dir=tmp_path,
+        num_sanity_val_steps=0,
+    ).fit(model, datamodule=data)
+    return model, gradients
+
+
+def test_the_learning_rate_of_a_run_goes_up_and_down(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(tmp_path, "optim.lr=0.5", callbacks=[OneCycle(), Watch()], epochs=5)
+    assert rates == [0.5 * one_cycle(step / 40) for step in range(40)]
+
+
+def test_the_average_is_what_is_validated_saved_and_tested(tmp_path: Path) -> None:
+    """An average of which no step becomes a part but the first stays as it was after that."""
+    options = [*TINY, "model=rnn", "optim.lr=0.05", "optim.average=0.999999999"]
+    for which in ("last", "best"):
+        cfg = composed(*options, f"test_checkpoint={which}", "trainer.max_epochs=3")
+        metrics = train(cfg, tmp_path / which)
+        losses = {
+            split: [epoch[f"{split}/loss"] for epoch in metrics["epochs"]]
+            for split in ("train", "val")
+        }
+        assert max(losses["val"]) - min(losses["val"]) < 1e-6
+        assert max(losses["train"]) - min(losses["train"]) > 1e-3
+        saved = checkpoint.read(tmp_path / which / "checkpoints" / "last.ckpt")
+        own, current = saved["state_dict"], saved["current_model_state"]
+        assert any(not torch.equal(own[name], current[name]) for name in own)
+
+
+def test_the_average_gives_way_to_the_best_weights(tmp_path: Path) -> None:
+    """Predictions on val are those of the weights that are tested."""
+    from imdb_lightning.report.runs import read_predictions
+    from tests.conftest import run_of
+
+    options = ("model=rnn", "optim.lr=0.05", "optim.average=0.5", "trainer.max_epochs=6")
+    run = run_of(tmp_path / "run", *options, "test_checkpoint=best", "seed=2")
+    from imdb_lightning.evaluate import split
+    from imdb_lightning.trained import load
+
+    model = load(run)
+    for name in ("val", "test"):
+        texts, _ = split(model, name, [])
+        logits = read_predictions(run / "predictions.parquet")[name].logit
+        torch.testing.assert_close(model.logits(texts), logits, rtol=1e-4, atol=1e-5)
+
+
+# Adversarial training
+
+
+def test_reviews_are_moved_along_the_gradient_by_a_part_of_their_norm() -> None:
+    torch.manual_seed(0)
+    x_TBE, gradient_TBE = torch.randn(6, 3, 4), torch.randn(6, 3, 4)
+    gradient_TBE[:, 2] = 0
+    lengths_B = torch.tensor([6, 2, 4])
+    moved_TBE = away(x_TBE, gradient_TBE, lengths_B, 0.1)
+    for review, length in enumerate(lengths_B.tolist()[:2]):
+        own, slope = x_TBE[:length, review], gradient_TBE[:length, review]
+        torch.testing.assert_close(
+            moved_TBE[:length, review], 0.1 * own.norm() * slope / slope.norm()
+        )
+        assert (moved_TBE[length:, review] == 0).all()
+    assert (moved_TBE[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize("model", ["lstm", "custom_gru"])
+def test_gradients_are_those_of_both_passes(model: str, tmp_path: Path) -> None:
+    """By hand: the loss of the batch, and that of the moved one, under the same dropout."""
+    dropouts = ["model.dropout=0.5", "model.embedding_dropout=0.3", "model.word_dropout=0.2"]
+    options = [f"model={model}", "model.bidirectional=true", *dropouts]
+    _, gradients = fit(tmp_path, *options, callbacks=[Adversarial(0.05)], steps=1)
+
+    cfg = composed(*TINY, *options)
+    lightning.seed_everything(0, verbose=False)
+    data = ReviewData(cfg.data, 0)
+    data.setup()
+    by_hand = Classifier.from_config(cfg.model, cfg.optim).double()
+    loader = iter(data.train_dataloader())
+    batch = next(loader)
+    tokens_BT, lengths_B, labels_B, _ = batch
+    states = torch.get_rng_state()
+    x_TBE = by_hand.feature_dropout(by_hand.word_dropout(by_hand.embedding(tokens_BT.T), tokens_BT.T))
+
+    def loss_of(y_TBE: torch.Tensor) -> torch.Tensor:
+        logits_B2 = by_hand.from_embeddings(y_TBE, lengths_B)
+        return torch.nn.functional.cross_entropy(logits_B2, labels_B)
+
+    after_embedding = torch.get_rng_state()
+    loss = loss_of(x_TBE)
+    (slope_TBE,) = torch.autograd.grad(loss, x_TBE, retain_graph=True)
+    torch.set_rng_state(after_embedding)
+    moved = loss_of(x_TBE + away(x_TBE.detach(), slope_TBE, lengths_B, 0.05))
+    assert moved > loss
+    expected = torch.autograd.grad(loss + moved, [*by_hand.parameters()])
+    assert not torch.equal(states, after_embedding)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

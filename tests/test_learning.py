@@ -147,7 +147,9 @@ def test_gradients_are_those_of_both_passes(model: str, tmp_path: Path) -> None:
     batch = next(loader)
     tokens_BT, lengths_B, labels_B, _ = batch
     states = torch.get_rng_state()
-    x_TBE = by_hand.feature_dropout(by_hand.word_dropout(by_hand.embedding(tokens_BT.T), tokens_BT.T))
+    x_TBE = by_hand.feature_dropout(
+        by_hand.word_dropout(by_hand.embedding(tokens_BT.T), tokens_BT.T)
+    )
 
     def loss_of(y_TBE: torch.Tensor) -> torch.Tensor:
         logits_B2 = by_hand.from_embeddings(y_TBE, lengths_B)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import Backbone
-from .classifier import Batch, Pass
+from .classifier import Batch, Pass, adam
 from .dropout import FeatureDropout, WordDropout
 from .embedding import Embedding
 from .network import layer_maker
@@ -133,7 +133,9 @@ class LanguageModel(lightning.LightningModule):
         own_N = (out_NE * self.embedding(words_N)).sum(1) + (bias_V - log_V)[words_N]
         weight_SE, bias_S = self.embedding(drawn_S), (bias_V - log_V)[drawn_S]
         with torch.autocast(out_NE.device.type, enabled=False):
-            return Sampled.apply(out_NE, own_N.to(bias_V.dtype), weight_SE, bias_S, place_V[words_N])
+            return Sampled.apply(
+                out_NE, own_N.to(bias_V.dtype), weight_SE, bias_S, place_V[words_N]
+            )
 
     def whole_loss(self, out_NE: Tensor, words_N: Tensor, bias_V: Tensor) -> Tensor:
         """Sum over the words of -log softmax over the whole vocabulary: (), nats."""
@@ -174,9 +176,7 @@ class LanguageModel(lightning.LightningModule):
         return {"loss": losses.double().sum().item() / max(int(words.sum()), 1)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(
-            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
-        )
+        return adam(self, [{"params": [*self.parameters()]}])
 
 
 class Sampled(torch.autograd.Function):

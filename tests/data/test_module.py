@@ -12,6 +12,7 @@ import lightning
 import numpy as np
 import pytest
 
+from imdb_lightning.data.batches import EncodedReviews
 from imdb_lightning.data.module import ReviewData, duplicates, hold_out
 from imdb_lightning.data.sources import DataError
 from imdb_lightning.model.classifier import Classifier
@@ -113,3 +114,65 @@ def test_the_order_is_a_function_of_seed_and_epoch_under_lightning() -> None:
     assert orders(seed=1, workers=0)[0] != first[0]
     assert first[0] != first[1] != first[2]
     assert sorted(first[0]) == sorted(first[1]) == sorted(first[2])
+
+
+# Reviews without labels, and all labelled ones
+
+
+WITH_UNLABELLED = [*TINY, "data.unsupervised=true"]
+
+
+def test_pretraining_reads_all_but_val_and_test() -> None:
+    cfg = composed(*WITH_UNLABELLED, "data.train_size=20", "data.val_size=10", "data.test_size=6")
+    plain, words = ReviewData(cfg.data, 0), ReviewData(cfg.data, 0, for_words=True)
+    plain.setup()
+    words.setup()
+    assert words.tokenizer == plain.tokenizer
+    assert len(words.splits["train"]) == 20 + 30
+    assert len(words.splits["val"]) == 2
+    own = {tuple(review) for review in reviews_of(words.splits["train"])}
+    theirs = {
+        name: [tuple(review) for review in reviews_of(plain.splits[name])] for name in plain.splits
+    }
+    assert own == {*theirs["train"], *theirs["unsupervised"]}
+    assert [tuple(r) for r in reviews_of(words.splits["val"])] == theirs["val"][::5]
+    assert len({*words.splits["train"].index.tolist()}) == 50
+
+
+def reviews_of(reviews: EncodedReviews) -> list[list[int]]:
+    ends = zip(reviews.offsets[:-1], reviews.offsets[1:], strict=True)
+    return [reviews.tokens[start:end].tolist() for start, end in ends]
+
+
+def test_the_vocabulary_counts_the_unlabelled_reviews_where_it_is_said(tmp_path: Path) -> None:
+    unlabelled = {"text": ["unseen word"] * 3, "label": [-1] * 3}
+    data = write_parquet(
+        tmp_path / "d", train=some_reviews(8), test=some_reviews(4, 8), unsupervised=unlabelled
+    )
+    known = {}
+    for switch in ("true", "false"):
+        cfg = composed(f"data.path={data}", "data.val_size=2", f"data.unsupervised={switch}")
+        module = ReviewData(cfg.data, 0)
+        module.setup()
+        known[switch] = "unseen" in module.tokenizer
+    assert known == {"true": True, "false": False}
+
+
+def test_a_given_vocabulary_is_kept() -> None:
+    cfg = composed(*WITH_UNLABELLED)
+    before = ReviewData(cfg.data, 0)
+    before.setup()
+    after = ReviewData(composed(*TINY).data, 0, tokenizer=before.tokenizer)
+    after.setup()
+    assert after.tokenizer == before.tokenizer
+    for name in ("train", "val", "test"):
+        np.testing.assert_array_equal(after.splits[name].tokens, before.splits[name].tokens)
+
+
+def test_a_refit_trains_on_all_that_is_labelled() -> None:
+    cfg = composed(*TINY, "data.refit=true")
+    data = ReviewData(cfg.data, 0)
+    data.setup()
+    train, val = data.splits["train"], data.splits["val"]
+    assert train.index.tolist() == list(range(80))
+    assert len(val) == 16 and data.facts["duplicates"]["val in train"] >= 16

@@ -34,7 +34,8 @@ FILES = {
     "train/pos/1_10.txt": "Caf\u00e9, tr\u00e8s bon.".encode(),
     "test/neg/0_1.txt": b"Not UTF-8: \xff.",
     "test/pos/0_10.txt": b"",
-    "train/unsup/0_0.txt": b"Unlabelled.",
+    "train/unsup/10_0.txt": b"Unlabelled, eleventh.",
+    "train/unsup/9_0.txt": b"Unlabelled, tenth.",
     "train/urls_pos.txt": b"http://example.org",
 }
 
@@ -98,6 +99,41 @@ def test_an_aclimdb_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path, g
 def test_the_archive_is_read_like_the_folder(tmp_path: Path) -> None:
     md5 = archive(tmp_path / "aclImdb_v1.tar.gz")
     assert_is_acl(sources.read_archive(tmp_path / "aclImdb_v1.tar.gz", md5))
+
+
+def assert_has_unsupervised(splits: dict[str, sources.Reviews]) -> None:
+    assert set(splits) == {"train", "test", "unsupervised"}
+    assert splits["unsupervised"].texts == ["Unlabelled, tenth.", "Unlabelled, eleventh."]
+    assert splits["unsupervised"].labels.tolist() == [-1, -1]
+
+
+def test_reviews_without_labels_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    folder = acl_folder(tmp_path)
+    assert_has_unsupervised(sources.load(folder, unsupervised=True))
+    md5 = archive(tmp_path / "aclImdb_v1.tar.gz")
+    names = (*sources.SPLITS, sources.UNSUPERVISED)
+    assert_has_unsupervised(sources.read_archive(tmp_path / "aclImdb_v1.tar.gz", md5, names))
+    texts = ["Unlabelled, tenth.", "Unlabelled, eleventh."]
+    hub = write_parquet(
+        tmp_path / "hub",
+        train=some_reviews(6),
+        test=some_reviews(4, offset=6),
+        unsupervised={"text": texts, "label": [-1, -1]},
+    )
+    assert_has_unsupervised(sources.load(sources.find(str(hub)), unsupervised=True))
+    assert set(sources.load(hub)) == {"train", "test"}
+
+
+def test_a_copy_without_them_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no unsupervised reviews in it"):
+        sources.load(parquet(tmp_path), unsupervised=True)
+
+
+def test_a_label_among_the_unlabelled_is_refused(tmp_path: Path) -> None:
+    parquet(tmp_path)
+    write_parquet(tmp_path, unsupervised={"text": ["a", "b"], "label": [-1, 1]})
+    with pytest.raises(DataError, match="split unsupervised, row 1: label 1; -1 is none"):
+        sources.load(tmp_path, unsupervised=True)
 
 
 def test_an_archive_with_another_checksum_is_not_opened(tmp_path: Path) -> None:

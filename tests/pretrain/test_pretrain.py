@@ -1,0 +1,148 @@
+"""Pretraining, and classifiers that begin with it.
+
+pytest tests/pretrain
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imdb_lightning import checkpoint
+from imdb_lightning.data.batches import EncodedReviews
+from imdb_lightning.pretrain import pretrained
+from imdb_lightning.pretrain.vectors import skip_gram
+from imdb_lightning.run import Run
+from imdb_lightning.train import make_data, make_model, train
+from tests.conftest import TINY, composed, environment, run_of
+
+
+BOTH = ("model=custom_lstm", "model.bidirectional=true")
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("language") / "run"
+    return run_of(path, *BOTH, "pretrain=language_model", "data.unsupervised=true")
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vectors") / "run"
+    return run_of(path, "model=rnn", "pretrain=vectors", "data.unsupervised=true")
+
+
+def test_a_pretraining_leaves_a_run(language: Path, vectors: Path) -> None:
+    for path in (language, vectors):
+        run = Run(path)
+        assert run.status == "done"
+        assert run.tokenizer.exists() and not run.predictions.exists()
+        assert not any(key.startswith("test/") for key in run.metrics)
+    losses = [epoch["val/loss"] for epoch in Run(language).metrics["epochs"]]
+    assert len(losses) == 2 and losses[1] < losses[0] < np.log(20_000)
+
+
+@pytest.mark.parametrize("kind", ["language", "vectors"])
+def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(kind)
+    cfg = composed(*TINY, *BOTH, f"pretrained={path}", "optim.pretrained_lr=0.25")
+    assert pretrained.mistakes(cfg) == []
+    data = make_data(cfg)
+    data.setup()
+    assert data.tokenizer == Run(path).tokenizer.read_text()
+    model = make_model(cfg, data)
+    own = model.state_dict()
+    before = checkpoint.weights(Run(path).last)
+    shared = {name for name in own if name in before}
+    parts = {"embedding", "backbone"} if kind == "language" else {"embedding"}
+    assert {name.split(".")[0] for name in shared} == parts
+    assert all(torch.equal(own[name], before[name]) for name in shared)
+    # What was pretrained learns more slowly; the rest does not.
+    slow = {
+        id(parameter): group["lr"] / 1e-3
+        for group in model.configure_optimizers().param_groups
+        for parameter in group["params"]
+    }
+    assert {slow[id(p)] for name, p in model.named_parameters() if name in shared} == {0.25}
+    assert {slow[id(p)] for name, p in model.named_parameters() if name not in shared} == {1.0}
+
+
+def test_a_run_says_what_it_began_with(language: Path, tmp_path: Path) -> None:
+    cfg = composed(*TINY, *BOTH, f"pretrained={language}")
+    facts = train(cfg, tmp_path / "run")["data"]["pretrained"]
+    assert facts["path"] == str(language) and len(facts["sha256"]) == 64
+    assert facts["seconds"] > 0 and facts["model"] == "language_model custom_lstm"
+
+
+WRONG = {
+    "model.hidden_size=7": "model.hidden_size=7: it is 8 in",
+    "model.bidirectional=false": "model.bidirectional=False: it is True in",
+    "model=custom_gru": "model.cell._target_=imdb_lightning.model.cells.GRUCell: it is",
+    "model.embedding_size=9": "model.embedding_size=9: it is 8 in",
+    "data.vocab_size=500": "data.vocab_size=500: it is 20000 in",
+    "data.val_size=8": "data.val_size=8: it is 16 in",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_classifier_of_another_kind_is_refused(override: str, language: Path) -> None:
+    cfg = composed(*TINY, *BOTH, f"pretrained={language}", override)
+    assert any(WRONG[override] in line for line in pretrained.mistakes(cfg))
+
+
+def test_vectors_fit_any_backbone(vectors: Path) -> None:
+    cfg = composed(*TINY, "model=gru", "model.hidden_size=5", f"pretrained={vectors}")
+    assert pretrained.mistakes(cfg) == []
+
+
+def test_what_is_no_pretraining_is_refused(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", "model=rnn", "trainer.max_epochs=1")
+    for path, told in ((tmp_path / "none", "no run there"), (run, "not a pretraining")):
+        (line,) = pretrained.mistakes(composed(*TINY, f"pretrained={path}"))
+        assert told in line and "imdb_lightning.pretrain" in line
+
+
+def test_what_has_read_val_is_refused_where_val_chooses(tmp_path: Path) -> None:
+    path = run_of(tmp_path / "run", "pretrain=vectors", "data.refit=true", "trainer.max_epochs=1")
+    (line,) = pretrained.mistakes(composed(*TINY, f"pretrained={path}"))
+    assert "data.refit" in line
+    assert pretrained.mistakes(composed(*TINY, f"pretrained={path}", "data.refit=true")) == []
+
+
+def test_vectors_are_those_of_words_that_stand_together() -> None:
+    """Two topics of ten words each, which are never in one review."""
+    random = np.random.default_rng(0)
+    topics = random.integers(2, size=400)
+    words_ND = 3 + topics[:, None] * 10 + random.integers(10, size=(400, 12))
+    tokens_ND = np.concatenate([np.ones((400, 1), int), words_ND], axis=1).astype(np.int32)
+    offsets = np.arange(401) * 13
+    nothing = np.zeros(400, np.int64)
+    reviews = EncodedReviews(tokens_ND.ravel(), offsets, nothing, nothing)
+    vectors, again = (
+        skip_gram(reviews, 30, 8, window=5, negatives=5, epochs=20, seed=0) for _ in range(2)
+    )
+    np.testing.assert_array_equal(vectors, again)
+    assert (vectors[[0, 1, 2]] == 0).all() and (vectors[23:] == 0).all()
+    unit = vectors[3:23] / np.linalg.norm(vectors[3:23], axis=1, keepdims=True)
+    near = unit @ unit.T
+    assert near[:10, :10].mean() > near[:10, 10:].mean() + 0.5
+
+
+def test_the_command_pretrains_and_names_what_comes_next(tmp_path: Path) -> None:
+    arguments = [*TINY, "model=rnn", "trainer.max_epochs=1", "hydra.run.dir=words"]
+    done = subprocess.run(
+        [sys.executable, "-m", "imdb_lightning.pretrain", *arguments],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a classifier begins with pretrained=" in done.stdout
+    assert Run(tmp_path / "words").metrics["model"] == "language_model rnn"

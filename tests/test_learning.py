@@ -14,7 +14,6 @@ import torch
 
 from imdb_lightning import checkpoint
 from imdb_lightning.adversarial import Adversarial, away
-from imdb_lightning.averaging import Averaging
 from imdb_lightning.data.module import ReviewData
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.schedule import RISE, OneCycle, one_cycle

@@ -64,7 +64,7 @@ class Row:
 
     @property
     def core_minutes(self) -> float | None:
-        """Mean over runs of seconds times threads / 60, with the pretraining that they began with."""
+        """Mean over runs of seconds times threads / 60, their pretraining included."""
         minutes = [core_minutes(run) for run in self.metrics]
         return float(np.mean(minutes)) if minutes else None
 

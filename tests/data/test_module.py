@@ -145,7 +145,7 @@ def reviews_of(reviews: EncodedReviews) -> list[list[int]]:
 
 
 def test_the_vocabulary_counts_the_unlabelled_reviews_where_it_is_said(tmp_path: Path) -> None:
-    unlabelled = {"text": ["unseen word"] * 3, "label": [-1] * 3}
+    unlabelled: dict[str, list] = {"text": ["unseen word"] * 3, "label": [-1] * 3}
     data = write_parquet(
         tmp_path / "d", train=some_reviews(8), test=some_reviews(4, 8), unsupervised=unlabelled
     )

@@ -33,17 +33,20 @@ class Adversarial(Callback):
 
     def setup(self, trainer: lightning.Trainer, model: Any, stage: str) -> None:
         if stage == "fit":
-            self.hook = model.feature_dropout.register_forward_hook(self._embedded)
+            self.hooks = [
+                model.word_dropout.register_forward_pre_hook(self._before),
+                model.feature_dropout.register_forward_hook(self._embedded),
+            ]
 
     def teardown(self, trainer: lightning.Trainer, model: Any, stage: str) -> None:
         if stage == "fit":
-            self.hook.remove()
+            for hook in self.hooks:
+                hook.remove()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, model: Any, batch: Any, batch_idx: int
     ) -> None:
         self.batch = batch
-        self.random = random_states(model.device)
 
     def on_after_backward(self, trainer: lightning.Trainer, model: Any) -> None:
         assert self.embedded_TBE is not None and self.embedded_TBE.grad is not None
@@ -56,6 +59,11 @@ class Adversarial(Callback):
         loss.backward()
         set_random_states(after, model.device)
         self.embedded_TBE = self.moved_TBE = None
+
+    def _before(self, module: Any, inputs: Any) -> None:
+        """The first thing that a pass draws at random is which words to drop."""
+        if module.training and self.moved_TBE is None:
+            self.random = random_states(inputs[0].device)
 
     def _embedded(self, module: Any, inputs: Any, x_TBE: Tensor) -> Tensor | None:
         if not module.training:

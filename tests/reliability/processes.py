@@ -73,6 +73,7 @@ class Moment(NamedTuple):
 
 
 STEP = "imdb_lightning.model.classifier:Classifier.training_step"
+LANGUAGE_STEP = "imdb_lightning.model.language_model:LanguageModel.training_step"
 VALIDATION = "imdb_lightning.model.classifier:Classifier.validation_step"
 TEST = "imdb_lightning.model.classifier:Classifier.test_step"
 
@@ -142,8 +143,10 @@ def differences(one: Path, other: Path) -> list[str]:
         contents = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
         found += _differences(contents[0], contents[1], name)
     found += _differences(Run(one).metrics, Run(other).metrics, "metrics.json")
-    tables = [pyarrow.parquet.read_table(path / "predictions.parquet") for path in (one, other)]
-    found += [] if tables[0].equals(tables[1]) else ["predictions.parquet"]
+    tables = [path / "predictions.parquet" for path in (one, other)]
+    if tables[0].exists() or tables[1].exists():  # a pretraining has none
+        first, second = map(pyarrow.parquet.read_table, tables)
+        found += [] if first.equals(second) else ["predictions.parquet"]
     for name in ("curves.png", "tokenizer.json"):
         found += [] if (one / name).read_bytes() == (other / name).read_bytes() else [name]
     found += _differences(scalars(one), scalars(other), "TensorBoard")

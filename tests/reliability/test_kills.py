@@ -17,6 +17,7 @@ import pytest
 from tests.test_launcher import children_of
 
 from .processes import (
+    LANGUAGE_STEP,
     SMALL,
     STEP,
     TEST,
@@ -142,6 +143,15 @@ def test_whatever_the_options(
     moments = [Moment(STEP, 16), Moment(TEST)]
     for moment in moments:
         run(tmp_path, *SMALL, *options, moment=moment)
+    assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
+
+
+WORDS = ("pretrain=language_model", "data.unsupervised=true", "model=custom_lstm")
+
+
+def test_a_pretraining_goes_on_too(straight: Callable[..., Path], tmp_path: Path) -> None:
+    options = (*WORDS, "model.bidirectional=true", "optim.schedule=one_cycle")
+    run(tmp_path, *SMALL, *options, moment=Moment(LANGUAGE_STEP, 29))  # of 22 an epoch
     assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
 
 

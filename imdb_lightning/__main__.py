@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -194,7 +195,7 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
     needed = any(data.fallback is None or data.path is not None for data in real)
     if reviews and (needed or not stand_in):
         lacks.append(reviews)
-    lacks += no_pretraining([cfg for cfg in jobs if cfg.pretrained is not None])
+    lacks += no_pretraining(jobs)
     lacks += no_cells([cfg.model for cfg in jobs if "cell" in cfg.model])
     if lacks:
         leave(2, *lacks)
@@ -249,7 +250,12 @@ def no_pretraining(jobs: list[DictConfig]) -> list[str]:
     """A line for each reason why a job cannot begin with what it names as pretrained."""
     from .pretrain import pretrained
 
-    return list(dict.fromkeys(line for cfg in jobs for line in pretrained.mistakes(cfg)))
+    began = [cfg for cfg in jobs if cfg.pretrained is not None]
+    lines = [line for cfg in began for line in pretrained.mistakes(cfg)]
+    vectors = any(cfg.get("pretrain", {}).get("name") == "vectors" for cfg in jobs)
+    if vectors and find_spec("gensim") is None:
+        lines.append("pretrain=vectors: it takes pip install 'imdb-lightning[pretrain]'")
+    return list(dict.fromkeys(lines))
 
 
 def no_reviews(paths: set[str | None]) -> str | None:

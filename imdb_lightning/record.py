@@ -45,6 +45,7 @@ class Record(Callback):
         self.train_seconds = state.get("train_seconds", 0.0)
         self.epoch_seconds = state.get("epoch_seconds", 0.0)  # of an epoch that goes on
         self.started = time.perf_counter() - state.get("seconds", 0.0)
+        self.worked = time.process_time() - state.get("core_seconds", 0.0)
         self.writer: SummaryWriter | None = None
 
     def state(self, within_epoch: bool) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Record(Callback):
             "train_seconds": self.train_seconds,
             "epoch_seconds": now - self.epoch_started if within_epoch else 0.0,
             "seconds": now - self.started,
+            "core_seconds": time.process_time() - self.worked,
         }
 
     @property
@@ -88,7 +90,7 @@ class Record(Callback):
             file.unlink()
         log.info(
             "%s on %s, seed %s: %s parameters; %s reviews; %.1f %% padding",
-            *(self.metrics["model"], name, self.metrics["seed"]),
+            *(" ".join(self.kind()), name, self.metrics["seed"]),
             f"{self.metrics['parameters']:,}",
             ", ".join(f"{count:,} {split}" for split, count in sizes.items()),
             100 * padding,
@@ -156,6 +158,7 @@ class Record(Callback):
         self.metrics |= {
             "status": "done",
             "seconds": seconds,
+            "core_seconds": time.process_time() - self.worked,  # of all threads together
             "device": device_name(device),
             "peak_memory": process.peak_memory(),
         }
@@ -198,6 +201,10 @@ class Record(Callback):
         )
         log.info("%s", self.run.path)
         return self.metrics
+
+    def kind(self) -> list[str]:
+        """What is trained."""
+        return [self.metrics[name] for name in ("pretrain", "model") if name in self.metrics]
 
     def fail(self, error: BaseException) -> None:
         """The run ended early: keep what there is and say why."""

@@ -234,9 +234,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     """What a run is, known before it starts."""
     return {
         "dataset": cfg.data.name,
-        "model": cfg.model.name
-        if "pretrain" not in cfg
-        else f"{cfg.pretrain.name} {cfg.model.name}",
+        "model": cfg.model.name,
+        **({"pretrain": cfg.pretrain.name} if "pretrain" in cfg else {}),
         "seed": cfg.seed,
         "test_checkpoint": cfg.test_checkpoint,
         "versions": {

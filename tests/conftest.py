@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -105,9 +105,9 @@ def some_reviews(count: int, offset: int = 0) -> dict[str, list]:
     }
 
 
-def run_of(path: Path, *overrides: str) -> Path:
+def run_of(path: Path, *overrides: str, tiny: Sequence[str] = TINY) -> Path:
     """A run in `path`, trained here, with the configuration beside it that Hydra would write."""
-    cfg = composed(*TINY, *overrides)
+    cfg = composed(*tiny, *overrides)
     (path / ".hydra").mkdir(parents=True)
     OmegaConf.save(cfg, path / ".hydra" / "config.yaml")
     train(cfg, path)

@@ -29,7 +29,7 @@ def test_the_learning_rate_is_torchs_one_cycle() -> None:
     )
     for step in range(steps - 1):
         # Its first phase ends a step earlier: a thousandth of the way.
-        assert abs(one_cycle(step / (steps - 1)) - torchs.get_last_lr()[0]) < 0.004
+        assert abs(one_cycle(step / (steps - 1)) - float(torchs.get_last_lr()[0])) < 0.004
         optimizer.step()
         torchs.step()
     assert one_cycle(1.0) == pytest.approx(0)

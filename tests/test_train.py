@@ -25,11 +25,19 @@ from imdb_lightning.data.module import ReviewData
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.run import Run, RunExists
 from imdb_lightning.train import train
-from tests.conftest import TINY, command, composed, environment, some_reviews, write_parquet
+from tests.conftest import (
+    TINY,
+    command,
+    composed,
+    environment,
+    run_of,
+    some_reviews,
+    write_parquet,
+)
 from tests.test_config import GROUPS
 
 
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "core_seconds", "tokens_per_second", "peak_memory")
 HERE = Path(__file__).parent
 
 
@@ -102,7 +110,7 @@ def test_metrics_hold_what_they_should(run: Run) -> None:
     assert set(metrics) == set(
         "status dataset model seed test_checkpoint versions git parameters data epochs best_epoch "
         "val/acc val/loss val/acc_best test/acc test/loss temperature seconds "
-        "tokens_per_second device".split()
+        "core_seconds peak_memory tokens_per_second device".split()
     )
     assert metrics["status"] == "done"
     assert (metrics["dataset"], metrics["model"], metrics["seed"]) == ("synthetic", "lstm", 0)
@@ -223,14 +231,21 @@ def test_each_implementation_trains_to_the_same_bits_twice(
 
 @pytest.mark.parametrize("name", GROUPS["experiment"])
 def test_every_experiment_trains_a_step(name: str, tmp_path: Path) -> None:
-    data = write_parquet(tmp_path / "d", train=some_reviews(200), test=some_reviews(8, offset=200))
+    splits = {"train": some_reviews(200), "test": some_reviews(8, offset=200)}
+    unlabelled = {"text": some_reviews(40, offset=208)["text"], "label": [-1] * 40}
+    data = write_parquet(tmp_path / "d", **splits, unsupervised=unlabelled)
     synthetic = name in ("smoke", "memory")
     reviews = [] if synthetic else [f"data.path={data}", "data.val_size=8"]
     short = ["trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=1"]
     one = [f"experiment={name}", "hydra.mode=RUN"]  # of a grid
-    metrics = train(composed(*one, *reviews, *short), tmp_path / "run")
+    cfg = composed(*one, *reviews, *short)
+    if cfg.pretrained is not None:
+        before = tmp_path / Path(cfg.pretrained).name
+        run_of(before, f"experiment=pretrain/{before.name}", *reviews, *short, tiny=())
+        cfg = composed(*one, *reviews, *short, f"pretrained={before}")
+    metrics = train(cfg, tmp_path / "run")
     assert metrics["status"] == "done"
-    assert math.isfinite(metrics["epochs"][0]["train/loss"])
+    assert all(math.isfinite(epoch["train/loss"]) for epoch in metrics["epochs"])
 
 
 def test_the_best_checkpoint_is_tested_where_the_configuration_says_so(tmp_path: Path) -> None:

@@ -80,5 +80,6 @@ def facts(path: Path) -> dict[str, Any]:
     return {
         "path": str(path),
         "sha256": hashlib.sha256(run.last.read_bytes()).hexdigest(),
-        **{name: metrics.get(name) for name in ("model", "seed", "seconds", "device")},
+        **{name: metrics.get(name) for name in ("pretrain", "seed", "device")},
+        **{name: metrics.get(name) for name in ("seconds", "core_seconds")},
     }

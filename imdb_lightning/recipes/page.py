@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def spans() -> list[str]:
 
 def figure(ladder: Sequence[Line], others: Sequence[Line]) -> str:
     """Accuracy on test by the minutes that one core would take, with intervals."""
-    with matplotlib.rc_context(_style()):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "recipes"}):
         drawn, axes = panel("", "core-minutes of one run, pretraining included", "test accuracy, %")
         drawn.set_size_inches(7, 4.5)
         for kind, some, color in (("o", ladder, LINES[0]), ("^", others, LINES[1])):
@@ -219,7 +219,3 @@ def figure(ladder: Sequence[Line], others: Sequence[Line]) -> str:
                 )
         axes.set_xscale("log")
         return as_file(svg(drawn))
-
-
-def _style() -> Mapping[str, Any]:
-    return {**STYLE, "svg.hashsalt": "recipes"}

@@ -79,11 +79,15 @@ class Found:
 
 
 def core_minutes(metrics: dict[str, Any]) -> float:
-    total = metrics["seconds"] * threads(metrics["device"])
+    """With those of the pretraining that the run began with."""
     before = metrics["data"].get("pretrained")
-    if before:
-        total += before["seconds"] * threads(before["device"])
-    return total / 60
+    return sum(core_seconds(run) for run in (metrics, before) if run) / 60
+
+
+def core_seconds(metrics: dict[str, Any]) -> float:
+    """Of all threads; of a run that did not count them, as if none had ever waited."""
+    counted = metrics.get("core_seconds")
+    return metrics["seconds"] * threads(metrics["device"]) if counted is None else counted
 
 
 def threads(device: str) -> int:
@@ -133,10 +137,10 @@ def collect(folders: Iterable[Path]) -> Found:
                 if metrics.get("status") != "done" or metrics.get("dataset") != "imdb":
                     found.problems.append(f"{path}: {metrics.get('status')}, left out")
                     continue
-                if not run.predictions.exists():
-                    continue  # a pretraining
+                if "pretrain" in metrics:
+                    continue
                 splits = read_predictions(run.predictions)
-                if (path / ".hydra").is_dir():
+                if not metrics.get("baseline"):
                     name = recipe_of(path)
                     row = rows.get(name or "")
                     if row is None:

@@ -142,6 +142,8 @@ def _add(
     if metrics.get("status") != "done":
         collection.unfinished.append(Unfinished(path, sweep.reason(run)))
         return
+    if metrics.keys() & {"pretrain", "baseline"}:
+        return  # they are in the page of the recipes
     wrong = wrong_metrics(metrics)
     if wrong:
         collection.problems.append(f"{path}: metrics.json {wrong}")

@@ -32,7 +32,8 @@ def batch_of(*lengths: int) -> Any:
     tokens_BT[:, 0] = 1
     for review, length in enumerate(lengths):
         tokens_BT[review, length:] = 0
-    return tokens_BT, torch.tensor(lengths), None, None
+    nothing = torch.zeros(len(lengths))
+    return tokens_BT, torch.tensor(lengths), nothing, nothing
 
 
 def by_hand(model: LanguageModel, tokens: list[int]) -> tuple[float, int]:
@@ -75,12 +76,12 @@ def test_each_word_is_predicted_from_what_the_direction_has_read(
 
 def test_a_review_alone_and_among_others_has_the_same_loss() -> None:
     model = model_of("model=custom_lstm", "model.bidirectional=true").eval()
-    tokens_BT, lengths_B, *_ = batch_of(9, 5)
-    model.validation_step((tokens_BT[1:, :5], lengths_B[1:], None, None), 0)
+    tokens_BT, lengths_B, *rest = batch_of(9, 5)
+    model.validation_step((tokens_BT[1:, :5], lengths_B[1:], *rest), 0)
     alone = model.rows("val")
     model.on_validation_epoch_start()
-    model.validation_step((tokens_BT[:1], lengths_B[:1], None, None), 0)
-    model.validation_step((tokens_BT[1:], lengths_B[1:], None, None), 0)
+    model.validation_step((tokens_BT[:1], lengths_B[:1], *rest), 0)
+    model.validation_step((tokens_BT[1:], lengths_B[1:], *rest), 0)
     torch.testing.assert_close(model.rows("val")[0][1:], alone[0])
 
 

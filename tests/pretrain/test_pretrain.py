@@ -76,7 +76,7 @@ def test_a_run_says_what_it_began_with(language: Path, tmp_path: Path) -> None:
     cfg = composed(*TINY, *BOTH, f"pretrained={language}")
     facts = train(cfg, tmp_path / "run")["data"]["pretrained"]
     assert facts["path"] == str(language) and len(facts["sha256"]) == 64
-    assert facts["seconds"] > 0 and facts["model"] == "language_model custom_lstm"
+    assert facts["seconds"] > 0 and facts["pretrain"] == "language_model"
 
 
 WRONG = {
@@ -145,4 +145,5 @@ def test_the_command_pretrains_and_names_what_comes_next(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert "a classifier begins with pretrained=" in done.stdout
-    assert Run(tmp_path / "words").metrics["model"] == "language_model rnn"
+    metrics = Run(tmp_path / "words").metrics
+    assert (metrics["pretrain"], metrics["model"]) == ("language_model", "rnn")

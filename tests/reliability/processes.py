@@ -35,6 +35,7 @@ SMALL = (
 ).split()  # ten steps an epoch
 CLOCK = {
     "seconds",
+    "core_seconds",
     "peak_memory",
     "train_seconds",
     "epoch_seconds",

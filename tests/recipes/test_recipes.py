@@ -1,0 +1,153 @@
+"""The ladder of recipes, what counts as a run of one, and the arithmetic of its page.
+
+pytest tests/recipes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from imdb_lightning import config, statistics
+from imdb_lightning.recipes import page, rows
+from imdb_lightning.recipes.rows import Found, Row
+from imdb_lightning.report.runs import Predictions
+from tests.conftest import composed
+
+
+LADDER = rows.ladder()
+
+
+def test_every_rung_stands_on_another_but_the_first() -> None:
+    names = list(LADDER)
+    assert [name for name in names if LADDER[name].below is None] == ["report"]
+    for name, recipe in LADDER.items():
+        assert recipe.what.endswith(".")
+        if recipe.below is not None:
+            assert names.index(recipe.below) < names.index(name)
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in LADDER.items() if recipe.below])
+def test_a_rung_changes_what_its_file_says_and_nothing_else(name: str) -> None:
+    recipe = LADDER[name]
+    own = config.comparable(composed(f"experiment=recipes/{name}"))
+    below = config.comparable(composed(f"experiment=recipes/{recipe.below}"))
+    changed = {key for key in own.keys() | below.keys() if own.get(key) != below.get(key)}
+    follows = {"data.max_length": "model.max_length", "data.vocab_size": "model.vocab_size"}
+    said = set(config.flat(recipe.settings))
+    assert changed == said | {follows[key] for key in said if key in follows}
+
+
+def of(name: str, *seeds: int, skill: float = 1.0, below: str | None = None) -> Row:
+    """Runs whose logits are the label with noise, other noise for each seed."""
+    row = Row(name, "what it is", below, seeds=list(seeds))
+    for seed in seeds:
+        random = np.random.default_rng([seed, len(name)])
+        for kept, count in ((row.val, 500), (row.test, 900)):
+            label_N = np.arange(count) % 2 == 1
+            logit_N = skill * (2 * label_N - 1) + random.normal(size=count)
+            kept.append(Predictions(np.arange(count), label_N, logit_N))
+        row.metrics.append(
+            {
+                "seconds": 60.0,
+                "device": "cpu (2 threads)",
+                "parameters": 10,
+                "git": "abc",
+                "peak_memory": 2**20,
+                "data": {"reviews": {"train": 20_000}},
+            }
+        )
+    return row
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["experiment=recipes/report", "seed=3", "hydra.run.dir=x"], "report"),
+        (["experiment=recipes/report", "data.path=p", "pretrained=p"], "report"),
+        (["experiment=recipes/report", "optim.lr=1"], None),
+        (["experiment=report/lstm"], None),
+    ],
+)
+def test_a_run_of_a_recipe_changes_nothing_of_it(
+    overrides: list[str], name: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    assert rows.recipe_of(tmp_path) == name
+
+
+def test_core_minutes_have_the_pretraining_in_them() -> None:
+    metrics = {"seconds": 60.0, "device": "cpu (2 threads)", "data": {}}
+    assert rows.core_minutes(metrics) == 2
+    metrics["data"] = {"pretrained": {"seconds": 120.0, "device": "cpu (1 threads)"}}
+    assert rows.core_minutes(metrics) == 4
+    metrics["core_seconds"] = 90.0
+    assert rows.core_minutes(metrics) == 3.5
+    assert rows.threads("NVIDIA H100") == 1
+
+
+def test_weights_have_the_least_loss_on_val() -> None:
+    row = of("a", 0)
+    (val,) = row.val
+    logits_KN = np.stack([val.logit, np.random.default_rng(1).normal(size=500), -val.logit])
+    w_K = rows.weights(logits_KN, val.label)
+    assert (w_K >= 0).all() and w_K[1] < 0.2 and w_K[2] < w_K[0]
+    best = statistics.nll(w_K @ logits_KN, val.label)
+    for k in range(3):
+        for step in (-0.05, 0.05):
+            other = np.clip(w_K + step * (np.arange(3) == k), 0, None)
+            assert statistics.nll(other @ logits_KN, val.label) >= best - 1e-6
+
+
+def test_models_together_are_better_than_each() -> None:
+    row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
+    alone = row.right_SN.mean()
+    both = rows.combined(row, branch, "both", "")
+    assert both.right_SN.shape == (3, 900) and both.right_SN.mean() > alone + 0.02
+    together = rows.ensemble(row, "three", "")
+    assert together.right_SN.shape == (1, 900) and together.right_SN.mean() > alone + 0.02
+
+
+def test_a_difference_is_that_of_the_same_seeds() -> None:
+    better, worse = of("better", 0, 1, 3, skill=1.5), of("worse", 1, 3, 4)
+    difference, (low, high), p, seeds = rows.against(better, worse)
+    assert seeds == [1, 3]
+    expected = better.right_SN[1:].mean() - worse.right_SN[:2].mean()
+    assert difference == pytest.approx(expected)
+    assert low < expected < high and p < 0.01
+    one = rows.ensemble(worse, "one", "")
+    difference, *_ = rows.against(one, worse)  # one run against each of three
+    assert difference == pytest.approx(one.right_SN.mean() - worse.right_SN.mean())
+
+
+def test_reviews_that_differ_in_punctuation_alone_are_one() -> None:
+    assert page.bare("Good,<br /><br />very GOOD!") == page.bare("good very good ")
+    assert page.bare("good film") != page.bare("goodfilm")
+
+
+def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nb = of("nb_logistic", 0, skill=1.2)
+    found = Found(
+        {"report": of("report", 0, 1), "masked": of("masked", 0, 1, below="report", skill=1.4)},
+        {"nb_logistic": nb},
+    )
+    lengths = np.tile([10, 60, 150, 300, 500, 900], 150)
+    seen = np.arange(900) < 9
+    monkeypatch.setattr(page, "read", lambda path: page.Reviews(lengths, seen, {"a in b": 9}))
+    written = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
+    text = written[0].read_text()
+    for name in ("report", "masked", "nb_logistic"):
+        accuracy = 100 * {**found.rungs, **found.baselines}[name].right_SN.mean()
+        assert f"{accuracy:.2f}" in text and f"`{name}`" in text
+    assert "masked, ensemble + nb_logistic" in text
+    assert "report + nb_logistic" not in text  # the best on val alone
+    assert written[1].read_text().count("masked") >= 2  # the rung and what is made of it
+    again = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
+    assert again[0].read_text() == text
+    (tmp_path / "recipes.md").write_text("mine")
+    with pytest.raises(page.NotOurs):
+        page.write(found, None, tmp_path, "")

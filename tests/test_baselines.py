@@ -1,0 +1,87 @@
+"""The baselines learn, choose on val alone, and leave what the page of the recipes reads.
+
+pytest tests/test_baselines.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imdb_lightning import baselines
+from imdb_lightning.baselines import BASELINES, Labelled
+from imdb_lightning.data import synthetic
+from imdb_lightning.report.runs import read_predictions
+from imdb_lightning.run import Run
+from tests.conftest import environment, some_reviews, write_parquet
+
+
+def some(name: str, count: int) -> Labelled:
+    reviews = synthetic.corpus(600, 300, 10, 200, 0)[name]
+    return Labelled(reviews.texts[:count], reviews.labels[:count] == 1, np.arange(count))
+
+
+@pytest.mark.parametrize(("name", "choice"), [*zip(BASELINES, (1.0, 1.0, 25), strict=True)])
+def test_each_learns_what_can_be_counted(name: str, choice: float) -> None:
+    train, test = some("train", 600), some("test", 300)
+    fitted = BASELINES[name][0](train, choice)
+    logit_N = fitted.logits(test.texts)
+    assert ((logit_N > 0) == test.labels).mean() > 0.85
+    np.testing.assert_allclose(fitted.logits(test.texts[7:9]), logit_N[7:9], rtol=1e-4, atol=1e-5)
+    assert fitted.parameters > 100
+
+
+def test_ratios_are_those_of_wang_and_manning() -> None:
+    """By hand: (1 + reviews of a class with the word) over the sum of these, as a logarithm."""
+    texts = ["good film", "good film", "bad film", "film bad"]
+    labels = np.array([True, True, False, False])
+    fitted = baselines.nb_logistic(Labelled(texts, labels, np.arange(4)), 1.0)
+    # Words in two reviews or more: bad, film, good, "good film"; counts 0 2 2 2 and 2 2 0 0.
+    positive, negative = np.array([1, 3, 3, 3]) / 10, np.array([3, 3, 1, 1]) / 8
+    features = np.array([[0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]])
+    model = baselines.regression(features * np.log(positive / negative), labels, 1.0)
+    expected = model.decision_function(features * np.log(positive / negative))
+    np.testing.assert_allclose(fitted.logits(texts), expected, rtol=1e-4)
+
+
+def test_what_it_leaves_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "VAL_SIZE", 40)
+    monkeypatch.setitem(BASELINES, "nb_logistic", (baselines.nb_logistic, "C", (1e-4, 1.0)))
+    data = write_parquet(tmp_path / "d", train=some_reviews(200), test=some_reviews(60, 200))
+    baselines.measure("nb_logistic", str(data), str(tmp_path / "out"))
+    for name in ("nb_logistic", "nb_logistic_refit"):
+        run = Run(tmp_path / "out" / name)
+        splits = read_predictions(run.predictions)
+        metrics = run.metrics
+        assert {split: len(rows.index) for split, rows in splits.items()} == {"val": 40, "test": 60}
+        for split, rows in splits.items():
+            assert metrics[f"{split}/acc"] == rows.right.mean() == 1
+        assert metrics["model"] == name and metrics["status"] == "done"
+        assert metrics["chosen"] == 1e-4  # the first of equals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nb_logistc"], "nb_logistc: it takes nb_logistic, tfidf_logistic, bag_of_embeddings"),
+        (["data.path=/none"], "no such file or folder: /none"),
+        (["nb_logistic", "data.path=d", "--output", "out"], "there is something in it"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "d", train=some_reviews(20), test=some_reviews(6, 20))
+    (tmp_path / "out" / "nb_logistic_refit").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "imdb_lightning.baselines", *arguments],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and told in line

@@ -11,11 +11,13 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from imdb_lightning import config
+from imdb_lightning import baselines, config
 from imdb_lightning.bench import __main__ as bench
+from imdb_lightning.recipes import __main__ as recipes
 from imdb_lightning.report import __main__ as report
 from tests.conftest import TINY, command, environment
 
@@ -36,6 +38,9 @@ COMMANDS = [
 ]
 BENCH = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning.bench"]]
 REPORT = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning.report"]]
+PRETRAIN = [
+    words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning.pretrain"]
+]
 OURS = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "imdb_lightning"]]
 
 
@@ -45,10 +50,19 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
     assert len(OURS) > 5
 
 
-@pytest.mark.parametrize("arguments", OURS, ids=" ".join)
+@pytest.mark.parametrize("arguments", [*OURS, *PRETRAIN], ids=" ".join)
 def test_commands_have_no_mistake(arguments: list[str]) -> None:
     overrides = [text for text in arguments if "=" in text]
     assert config.check(overrides, multirun="-m" in arguments).mistakes == []
+
+
+@pytest.mark.parametrize(("name", "module"), [("recipes", recipes), ("baselines", baselines)])
+def test_commands_of_the_recipes_have_no_mistake(name: str, module: ModuleType) -> None:
+    start = ["python", "-m", f"imdb_lightning.{name}"]
+    given = [words[3:] for words in COMMANDS if words[:3] == start]
+    assert given
+    for arguments in given:
+        module.parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize("arguments", BENCH, ids=" ".join)

@@ -2,8 +2,8 @@
 
 python -m imdb_lightning.recipes outputs/sweeps/recipes outputs/baselines --output docs
 
-A run counts for a recipe where its command line was experiment=recipes/NAME and no more than a
-seed, a place to go, and where the reviews and the pretraining are.
+A run counts for a recipe where its configuration is that of experiment=recipes/NAME, whatever its
+seed, and wherever the reviews and the pretraining are.
 """
 
 from __future__ import annotations

@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow
 import yaml
+from omegaconf import DictConfig
 from scipy.optimize import minimize
 
-from .. import statistics
-from ..config import conf_dir
+from .. import config, statistics
 from ..report.runs import Predictions, read_predictions, run_directories
+from ..resume import DAMAGED
 from ..run import Run
 
 
-FREE = re.compile(  # what may stand in a recipe's command line besides
-    r"(seed|pretrained|resume|data\.path|data\.cache_dir|hydra\.[\w.]+|trainer\.max_epochs)=.*"
-)
+FREE = ("seed", "pretrained")  # in what runs of one recipe differ
 
 
 @dataclass
@@ -99,7 +98,7 @@ def threads(device: str) -> int:
 def ladder() -> dict[str, Recipe]:
     """The recipes, each after the one that it changes, those without a further one first."""
     recipes = {}
-    for file in sorted((conf_dir() / "experiment" / "recipes").glob("*.yaml")):
+    for file in sorted((config.conf_dir() / "experiment" / "recipes").glob("*.yaml")):
         text = file.read_text("utf-8")
         content = yaml.safe_load(text)
         parents = [d for d in content.pop("defaults") if isinstance(d, str) and d != "_self_"]
@@ -125,6 +124,9 @@ def collect(folders: Iterable[Path]) -> Found:
     """The finished runs of recipes, and the baselines, in these folders and below."""
     found = Found()
     recipes = ladder()
+    wanted = {
+        name: settings(config.check([f"experiment=recipes/{name}"]).jobs[0]) for name in recipes
+    }
     rows = {
         name: Row(name, recipe.what, recipe.below, f"experiment=recipes/{name}")
         for name, recipe in recipes.items()
@@ -141,18 +143,19 @@ def collect(folders: Iterable[Path]) -> Found:
                     continue
                 splits = read_predictions(run.predictions)
                 if not metrics.get("baseline"):
-                    name = recipe_of(path)
-                    row = rows.get(name or "")
-                    if row is None:
-                        found.problems.append(f"{path}: its command line is not that of a recipe")
+                    own = settings(run.config)
+                    name = next((name for name, other in wanted.items() if other == own), None)
+                    if name is None:
+                        found.problems.append(f"{path}: its configuration is not that of a recipe")
                         continue
+                    row = rows[name]
                     if metrics["seed"] in row.seeds:
                         found.problems.append(f"{path}: the same recipe and seed once more")
                         continue
                 else:
                     row = Row(metrics["model"], f"{metrics['what']}={metrics['chosen']:g}")
                     found.baselines[row.name] = row
-            except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+            except (*DAMAGED, KeyError, pyarrow.ArrowException) as error:
                 found.problems.append(f"{path}: unreadable: {error}")
                 continue
             row.metrics.append(metrics)
@@ -171,12 +174,9 @@ def collect(folders: Iterable[Path]) -> Found:
     return found
 
 
-def recipe_of(path: Path) -> str | None:
-    """The recipe that a run's command line names, and nothing else that matters."""
-    overrides = yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text("utf-8"))
-    named = [text for text in overrides if text.startswith("experiment=recipes/")]
-    others = [text for text in overrides if text not in named and not FREE.fullmatch(text)]
-    return named[0].removeprefix("experiment=recipes/") if len(named) == 1 and not others else None
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """What makes a run one of a recipe: its configuration, but for the seed and for directories."""
+    return {key: value for key, value in config.comparable(cfg).items() if key not in FREE}
 
 
 # What is made of several models

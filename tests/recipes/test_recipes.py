@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from imdb_lightning import config, statistics
 from imdb_lightning.recipes import page, rows
 from imdb_lightning.recipes.rows import Found, Row
 from imdb_lightning.report.runs import Predictions
-from tests.conftest import composed
+from imdb_lightning.run import Run
+from tests.conftest import composed, run_of
 
 
 LADDER = rows.ladder()
@@ -64,20 +65,25 @@ def of(name: str, *seeds: int, skill: float = 1.0, below: str | None = None) -> 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "name"),
+    ("overrides", "names"),
     [
-        (["experiment=recipes/report", "seed=3", "hydra.run.dir=x"], "report"),
-        (["experiment=recipes/report", "data.path=p", "pretrained=p"], "report"),
-        (["experiment=recipes/report", "optim.lr=1"], None),
-        (["experiment=report/lstm"], None),
+        (["seed=3", "data.path=null", "data.cache_dir=null"], ["masked"]),
+        (["optim.lr=1"], []),
     ],
 )
 def test_a_run_of_a_recipe_changes_nothing_of_it(
-    overrides: list[str], name: str | None, tmp_path: Path
+    overrides: list[str], names: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    assert rows.recipe_of(tmp_path) == name
+    """A run with the configuration of the recipe; what it predicts plays no part."""
+    cfg = composed("experiment=recipes/masked", *overrides)
+    run_of(tmp_path / "runs" / "other", "model=rnn", "trainer.max_epochs=1")
+    own = run_of(tmp_path / "runs" / "run", "model=rnn", "trainer.max_epochs=1")
+    metrics = Run(own).metrics | {"dataset": "imdb", "seed": cfg.seed}
+    Run(own).write_metrics(metrics)
+    OmegaConf.save(cfg, own / ".hydra" / "config.yaml")
+    found = rows.collect([tmp_path / "runs"])
+    assert list(found.rungs) == names
+    assert len(found.problems) == 2 - len(names)
 
 
 def test_core_minutes_have_the_pretraining_in_them() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,12 @@ def write(found: Found, path: str | None, folder: Path, command: str) -> list[Pa
     reviews = read(path)
     content = contents(found, reviews)
     plot.parent.mkdir(parents=True, exist_ok=True)
-    durable.write(plot, figure(content["ladder"], content["others"]).encode())
+    groups = {
+        "one recurrent net": content["ladder"],
+        "several models": content["others"],
+        "without recurrence": content["baselines"],
+    }
+    durable.write(plot, figure(groups).encode())
     text = environment().get_template("recipes.md.j2").render(**content, command=command, mark=MARK)
     durable.write(page, text.encode())
     return [page, plot]
@@ -200,22 +205,27 @@ def spans() -> list[str]:
     return [*inner, f"over {LENGTHS[-1]}"]
 
 
-def figure(ladder: Sequence[Line], others: Sequence[Line]) -> str:
+def figure(groups: Mapping[str, Sequence[Line]]) -> str:
     """Accuracy on test by the minutes that one core would take, with intervals."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "recipes"}):
         drawn, axes = panel("", "core-minutes of one run, pretraining included", "test accuracy, %")
         drawn.set_size_inches(7, 4.5)
-        for kind, some, color in (("o", ladder, LINES[0]), ("^", others, LINES[1])):
+        shown: list[float] = []
+        for (name, some), mark, color in zip(groups.items(), "o^s", LINES, strict=False):
             for one in some:
-                minutes = one.row.core_minutes
-                if minutes is None:
-                    continue
+                minutes, percent = one.row.core_minutes, 100 * one.accuracy
                 low, high = one.interval
                 axes.plot([minutes] * 2, [100 * low, 100 * high], color=FAINT, linewidth=1)
-                axes.plot(minutes, 100 * one.accuracy, kind, color=color, markersize=5)
-                label = one.row.name.replace("_", " ")
-                axes.annotate(
-                    label, (minutes, 100 * one.accuracy), (5, -2), textcoords="offset points"
-                )
+                label = name if one is some[0] else None
+                axes.plot(minutes, percent, mark, color=color, markersize=5, label=label)
+                text = one.row.name.replace("_", " ")
+                axes.annotate(text, (minutes, percent), (5, -2), textcoords="offset points")
+                shown.append(minutes)
         axes.set_xscale("log")
+        axes.set_xlim(min(shown) / 1.5, max(shown) * 4)  # room for the last one's name
+        ticks = [k * 10**n for n in range(-2, 5) for k in (1, 2, 5)]
+        ticks = [tick for tick in ticks if min(shown) / 1.5 <= tick <= max(shown) * 4]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.legend(loc="lower right")
         return as_file(svg(drawn))

@@ -48,6 +48,7 @@ class Row:
     val: list[Predictions] = field(default_factory=list)
     test: list[Predictions] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    made_of: list[Row] = field(default_factory=list)  # whose minutes it takes as well
 
     @property
     def right_SN(self) -> np.ndarray:
@@ -62,10 +63,13 @@ class Row:
         return [run[name] for run in self.metrics if run.get(name) is not None]
 
     @property
-    def core_minutes(self) -> float | None:
-        """Mean over runs of seconds times threads / 60, their pretraining included."""
-        minutes = [core_minutes(run) for run in self.metrics]
-        return float(np.mean(minutes)) if minutes else None
+    def core_minutes(self) -> float:
+        """What one of its models takes, mean over runs, pretraining included."""
+        if len(self.seeds) == 1:  # an ensemble takes what all of its runs do
+            own = sum(core_minutes(run) for run in self.metrics)
+        else:
+            own = float(np.mean([core_minutes(run) for run in self.metrics]))
+        return own + sum(row.core_minutes for row in self.made_of)
 
 
 @dataclass
@@ -197,7 +201,7 @@ def combined(row: Row, other: Row, name: str, what: str, by: tuple[Row, Row] | N
 
     `by` is for models that were fitted on val too: the weights are those of these rows.
     """
-    made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds)
+    made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds, made_of=[other])
     for seed, own_val, own_test in zip(row.seeds, row.val, row.test, strict=True):
         first_val, second_val = own_val, other.val[0]
         if by is not None:

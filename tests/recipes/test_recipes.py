@@ -115,6 +115,8 @@ def test_models_together_are_better_than_each() -> None:
     both = rows.combined(row, branch, "both", "")
     assert both.right_SN.shape == (3, 900) and both.right_SN.mean() > alone + 0.02
     together = rows.ensemble(row, "three", "")
+    minutes = [r.core_minutes for r in (row, both, together)]
+    assert minutes == [2, 4, 6]
     assert together.right_SN.shape == (1, 900) and together.right_SN.mean() > alone + 0.02
 
 

@@ -26,8 +26,10 @@ RUNS = "IMDB_LIGHTNING_RUNS"  # how many a grid has, for the processes that its 
 log = logging.getLogger("imdb_lightning")
 
 
-def main() -> None:
-    """Exits with 0 done, 1 the run failed, 2 the command line is wrong, 130 and 143 interrupted."""
+def main(pretraining: bool = False) -> None:
+    """`pretraining` refuses what is a classifier's run.
+
+    Exits with 0 done, 1 the run failed, 2 the command line is wrong, 130 and 143 interrupted."""
     interruption.expect()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own cell, also under the console script
@@ -52,6 +54,8 @@ def main() -> None:
             and "hydra.run.dir" in map(resume.key, options.overrides)
         ):
             leave(2, "resume: a run goes on where it is; leave hydra.run.dir away")
+        if pretraining and not goes_on and any("pretrain" not in cfg for cfg in line.jobs):
+            leave(2, "nothing is pretrained: choose pretrain=language_model or pretrain=vectors")
         if options.cfg and line.swept:
             leave(2, f"{line.swept[0]}: --cfg shows one configuration: give one value")
         flags = [text for text in sys.argv if text not in options.overrides]
@@ -158,7 +162,7 @@ def run_jobs() -> None:
         run_dir = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode == RunMode.MULTIRUN:
             if is_done(run_dir, cfg):
-                return Run(run_dir).metrics.get("val/acc")
+                return Run(run_dir).val[1]
             runs = int(os.environ.get(RUNS, 1))
             process.share_cores(process.runs_at_once(hydra_config.launcher, runs))
             if goes_on(run_dir, cfg):
@@ -166,8 +170,8 @@ def run_jobs() -> None:
                 assert isinstance(merged, DictConfig)
                 cfg = merged
         try:
-            metrics = train(cfg, run_dir)
-            return metrics.get("val/acc", metrics.get("val/loss"))
+            train(cfg, run_dir)
+            return Run(run_dir).val[1]
         except (DataError, RunExists, Busy, Changed, Damaged, NotFinite, OSError) as error:
             log.error("%s", error)
         except Exception:
@@ -191,7 +195,7 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
     """
     lacks = no_device({cfg.trainer.accelerator for cfg in jobs})
     real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
-    reviews = no_reviews({data.path for data in real})
+    reviews = no_reviews({(data.path, data.unsupervised) for data in real})
     needed = any(data.fallback is None or data.path is not None for data in real)
     if reviews and (needed or not stand_in):
         lacks.append(reviews)
@@ -258,15 +262,18 @@ def no_pretraining(jobs: list[DictConfig]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def no_reviews(paths: set[str | None]) -> str | None:
-    """Why there are no reviews in one of these places; None where all have some."""
+def no_reviews(paths: set[tuple[str | None, bool]]) -> str | None:
+    """Why there are no reviews in one of these places; None where all have some.
+
+    With each place stands whether those without labels are asked for.
+    """
     if not paths:
         return None
     from .data import sources
 
     try:
-        for path in paths:
-            sources.find(path)
+        for path, unsupervised in paths:
+            sources.find(path, unsupervised)
     except sources.DataNotFound as error:
         return str(error)
     return None

@@ -19,7 +19,7 @@ class Adversarial(Callback):
     """Each batch once more, with every review moved to where its loss rises most.
 
     Miyato, Dai and Goodfellow 2017, "Adversarial training methods for semi-supervised text
-    classification", equations (4) and (5): r = eps * g / |g|, with g the gradient of the loss by
+    classification", equations (5) and (6): r = eps * g / |g|, with g the gradient of the loss by
     the review's embedded words. There the embedding is normalised to give eps a scale; here |r| is
     `reach` times the norm of the embedded review. The gradients of both passes add up, under the
     same dropout.

@@ -207,6 +207,10 @@ def wrong_values(cfg: DictConfig) -> list[str]:
             )
         if values.get("optim.adversarial") is not None:
             mistakes.append("optim.adversarial: it takes labels, which a pretraining has not")
+        if values.get("test_checkpoint") != "last":
+            mistakes.append("test_checkpoint: a pretraining ends with its last weights")
+    elif values.get("pretrained") is None and values.get("optim.pretrained_lr") != 1:
+        mistakes.append("optim.pretrained_lr: nothing is pretrained; pretrained=DIRECTORY is")
     if values.get("optim.adversarial") and values.get("trainer.precision") == "16-mixed":
         mistakes.append("optim.adversarial: not with trainer.precision=16-mixed; take bf16-mixed")
     if values.get("data.refit") and "pretrain.name" not in values:
@@ -488,7 +492,9 @@ def _wrong_choice(override: Override, options: list[str]) -> str | None:
     group = override.key_or_group
     if override.is_delete():
         return f"{override.input_line}: a run needs {group}"
-    if choice in options or (choice is None and group == "experiment"):
+    if choice is None and group in ("experiment", "pretrain"):
+        return f"{override.input_line}: none is chosen where none is given; leave it away"
+    if choice in options:
         if override.is_add():
             return f"{override.input_line}: write {group}={choice}, without +"
         return None

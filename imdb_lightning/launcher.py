@@ -85,8 +85,8 @@ class Job:
         run, seconds = Run(self.path), time.monotonic() - self.started
         if sweep.is_done(self.path, self.config):
             self.console.unlink()  # train.log has it all
-            self.result.return_value = run.metrics["val/acc"]
-            return f"val accuracy {run.metrics['val/acc']:.4f}, {seconds:.0f} s"
+            name, self.result.return_value = run.val
+            return f"{name} {self.result.return_value:.4f}, {seconds:.0f} s"
         self.result.return_value = float("nan")
         if self.reason:
             run.mark_failed(self.reason, ended=True)
@@ -133,7 +133,7 @@ class LocalPool(Launcher):
         waiting: deque[Job] = deque()
         for job in jobs:
             if sweep.is_done(job.path, job.config):
-                job.result.return_value = Run(job.path).metrics["val/acc"]
+                job.result.return_value = Run(job.path).val[1]
             else:
                 waiting.append(job)
         gpus = visible_gpus() if any(job.uses_gpu for job in waiting) else []

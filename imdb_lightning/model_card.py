@@ -32,6 +32,7 @@ def text(model: Trained) -> str:
         "",
         f"One run, seed {metrics.get('seed', 'unknown')}; the interval is over reviews, not over "
         f"seeds. Temperature for probabilities, fitted on val: {model.temperature:.4g}.",
+        *(["", "val was trained on too, once all was chosen."] if metrics.get("refit") else []),
         "",
         "## Configuration",
         "",
@@ -47,7 +48,7 @@ def text(model: Trained) -> str:
         "## Limits",
         "",
         f"- It reads {model.data['max_length']} tokens of a review ({model.data['truncation']}).",
-        "- It knows the most frequent words of its train split and no others.",
+        "- It knows the most frequent words of the reviews that it was trained on and no others.",
         "- Trained on film reviews of one site, in English, with clear verdicts: elsewhere its "
         "answers mean little, and every text gets one, an empty one too.",
     ]

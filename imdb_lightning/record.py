@@ -75,6 +75,7 @@ class Record(Callback):
             if model is not None
             else self.cfg.model.embedding_size * (self.cfg.data.vocab_size + 1),
             "data": {**data.facts, "padding": padding},
+            **({"refit": True} if self.cfg.data.refit else {}),
         }
         self.run.write_metrics(self.metrics)
         name = self.metrics["dataset"]

@@ -53,10 +53,14 @@ def key(override: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A path as it is, such as a grid's with = and commas in it, in Hydra's grammar."""
+    """A path as it is, such as a grid's with = and commas in it, in Hydra's grammar.
+
+    What `pretrained` names may be several paths, where no single one is there.
+    """
     name, _, value = text.partition("=")
     plain = value[:1] not in ("'", '"', "$", "") and value not in ("auto", "null")
-    return f"resume={config.quoted(value)}" if name == "resume" and plain else text
+    one = name == "resume" or (name == "pretrained" and Path(value).expanduser().exists())
+    return f"{name}={config.quoted(value)}" if one and plain else text
 
 
 def hint(path: Path, config_dir: str | None) -> list[str]:

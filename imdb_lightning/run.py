@@ -11,6 +11,7 @@ curves.png  train.log  events.out.tfevents.*
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ class Run:
         self.path = path
         self.best = path / "checkpoints" / "best.ckpt"
         self.last = path / "checkpoints" / "last.ckpt"
+        self.vectors = path / "checkpoints" / "vectors.ckpt"  # of a pretraining
         self.tokenizer = path / "tokenizer.json"
         self.predictions = path / "predictions.parquet"
         self.curves = path / "curves.png"
@@ -135,6 +137,13 @@ class Run:
         if not isinstance(metrics, dict):
             raise ValueError("it holds no object")
         return metrics
+
+    @property
+    def val(self) -> tuple[str, float]:
+        """What a grid is told of a finished run: accuracy on val, or a pretraining's loss."""
+        metrics = self.metrics
+        name = "val/acc" if "val/acc" in metrics else "val/loss"
+        return name.replace("/acc", " accuracy").replace("/", " "), metrics.get(name, math.nan)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         durable.write(self._metrics, _json(metrics).encode())

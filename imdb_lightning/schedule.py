@@ -23,8 +23,9 @@ class OneCycle(Callback):
         self, trainer: lightning.Trainer, model: Any, batch: Any, batch_idx: int
     ) -> None:
         assert trainer.max_epochs is not None
-        batches = trainer.max_epochs * int(trainer.num_training_batches)
-        progress = trainer.global_step * trainer.accumulate_grad_batches / batches
+        batches = int(trainer.num_training_batches)
+        steps = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+        progress = trainer.global_step / steps
         for group in trainer.optimizers[0].param_groups:
             highest = group.setdefault("highest_lr", group["lr"])  # kept in checkpoints
             group["lr"] = one_cycle(progress) * highest

@@ -71,6 +71,8 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data = make_data(cfg)
         data.setup()
+        if cfg.pretrained is not None:
+            data.facts["pretrained"] = pretrained.facts(Path(cfg.pretrained).expanduser())
         if cfg.resume is not None:
             go_on(cfg, run, data, start)
         run.write_config(cfg)
@@ -121,7 +123,6 @@ def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | LanguageModel:
         path = Path(cfg.pretrained).expanduser()
         model.pretrained = pretrained.load(model, path)
         model.pretrained_lr = cfg.optim.pretrained_lr
-        data.facts["pretrained"] = pretrained.facts(path)
     return model
 
 
@@ -140,7 +141,7 @@ def pretrain_vectors(cfg: DictConfig, run: Run, record: Record, data: ReviewData
         epochs=cfg.trainer.max_epochs,
         seed=cfg.seed,
     )
-    checkpoint.save({"state_dict": {"embedding.weight": torch.from_numpy(vectors_VE)}}, run.last)
+    checkpoint.save({"state_dict": {"embedding.weight": torch.from_numpy(vectors_VE)}}, run.vectors)
     return record.finish(torch.device("cpu"))
 
 

@@ -52,7 +52,8 @@ def test_what_it_leaves_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(baselines, "VAL_SIZE", 40)
     monkeypatch.setitem(BASELINES, "nb_logistic", (baselines.nb_logistic, "C", (1e-4, 1.0)))
     data = write_parquet(tmp_path / "d", train=some_reviews(200), test=some_reviews(60, 200))
-    baselines.measure("nb_logistic", str(data), str(tmp_path / "out"))
+    for refit in (False, True):
+        baselines.measure("nb_logistic", str(data), tmp_path / "out", refit)
     for name in ("nb_logistic", "nb_logistic_refit"):
         run = Run(tmp_path / "out" / name)
         splits = read_predictions(run.predictions)
@@ -69,12 +70,10 @@ def test_what_it_leaves_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         (["nb_logistc"], "nb_logistc: it takes nb_logistic, tfidf_logistic, bag_of_embeddings"),
         (["data.path=/none"], "no such file or folder: /none"),
-        (["nb_logistic", "data.path=d", "--output", "out"], "there is something in it"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "d", train=some_reviews(20), test=some_reviews(6, 20))
-    (tmp_path / "out" / "nb_logistic_refit").mkdir(parents=True)
     done = subprocess.run(
         [sys.executable, "-m", "imdb_lightning.baselines", *arguments],
         cwd=tmp_path,
@@ -85,3 +84,21 @@ def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) 
     )
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and told in line
+
+
+def test_what_is_done_is_not_fitted_again(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "d", train=some_reviews(20), test=some_reviews(6, 20))
+    for name in ("nb_logistic", "nb_logistic_refit"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "metrics.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "imdb_lightning.baselines"]
+        + ["nb_logistic", "data.path=d", "--output", "out"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and done.stdout.count("is done") == 2
+    assert {file.read_text() for file in tmp_path.rglob("metrics.json")} == {"{}"}

@@ -195,6 +195,26 @@ def test_what_is_right_is_left_alone(override: str) -> None:
     assert (line.mistakes, line.overrides) == ([], [override])
 
 
+def test_recipes_that_cannot_be_are_refused() -> None:
+    words = ["pretrain=language_model", "data=synthetic"]
+    for overrides, told in (
+        (["data.refit=true", "test_checkpoint=best"], "data.refit=true: val is trained on"),
+        (["data.refit=true", "trainer.early_stopping=2"], "data.refit=true: val is trained on"),
+        ([*words, "model.num_layers=2"], "model.num_layers: a language model has one layer"),
+        ([*words, "optim.adversarial=0.1"], "optim.adversarial: it takes labels"),
+        ([*words, "pretrained=x"], "pretrained: a pretraining begins with nothing"),
+        ([*words, "test_checkpoint=best"], "test_checkpoint: a pretraining ends with its last"),
+        (["optim.pretrained_lr=0.1"], "optim.pretrained_lr: nothing is pretrained"),
+        (["optim.adversarial=0.1", "trainer.precision=16-mixed"], "optim.adversarial: not with"),
+        (["pretrain=vector"], "did you mean vectors?"),
+    ):
+        assert any(told in line for line in mistakes(*overrides)), overrides
+    for group in ("pretrain", "experiment"):
+        assert mistakes(f"{group}=null") == [
+            f"{group}=null: none is chosen where none is given; leave it away"
+        ]
+
+
 def test_synthetic_reviews_need_room_for_the_distance() -> None:
     (line,) = mistakes("data=synthetic", "data.distance=100", "data.max_length=120")
     assert line == "data.distance=100: it needs data.max_length=141 or more"

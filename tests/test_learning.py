@@ -36,7 +36,12 @@ def test_the_learning_rate_is_torchs_one_cycle() -> None:
 
 
 def fit(
-    tmp_path: Path, *overrides: str, callbacks: Any = (), epochs: int = 1, steps: int | None = None
+    tmp_path: Path,
+    *overrides: str,
+    callbacks: Any = (),
+    epochs: int = 1,
+    steps: int | None = None,
+    batches_a_step: int = 1,
 ) -> tuple[Classifier, list[torch.Tensor]]:
     """A classifier after training in float64, and its gradients at the last step."""
     cfg = composed(*TINY, *overrides)
@@ -55,6 +60,7 @@ def fit(
         accelerator="cpu",
         max_epochs=epochs,
         limit_train_batches=steps,
+        accumulate_grad_batches=batches_a_step,
         callbacks=[*callbacks, Keep()],
         logger=False,
         enable_checkpointing=False,
@@ -76,6 +82,18 @@ def test_the_learning_rate_of_a_run_goes_up_and_down(tmp_path: Path) -> None:
 
     fit(tmp_path, "optim.lr=0.5", callbacks=[OneCycle(), Watch()], epochs=5)
     assert rates == [0.5 * one_cycle(step / 40) for step in range(40)]
+
+
+def test_steps_of_several_batches_have_one_course(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Watch(lightning.Callback):
+        def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    options = ("optim.lr=0.5", "data.batch_size=7")  # ten batches, three steps an epoch
+    fit(tmp_path, *options, callbacks=[OneCycle(), Watch()], epochs=3, batches_a_step=4)
+    assert rates == [0.5 * one_cycle(step / 9) for step in range(9)]
 
 
 def test_the_average_is_what_is_validated_saved_and_tested(tmp_path: Path) -> None:

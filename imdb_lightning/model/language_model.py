@@ -64,8 +64,7 @@ class LanguageModel(lightning.LightningModule):
         self.samples = samples
         self.lr = lr
         self.weight_decay = weight_decay
-        self.register_buffer("share_V", torch.ones(rows) / rows)
-        self.share_V: Tensor
+        self.share_V = torch.ones(rows) / rows  # on the CPU, where draws are the same everywhere
         self._passes = {"train": Pass(), "val": Pass()}
 
     @classmethod
@@ -125,9 +124,10 @@ class LanguageModel(lightning.LightningModule):
         that the scores which are best here are best over the whole vocabulary (Jean et al. 2015).
         """
         drawn_S = torch.multinomial(self.share_V, self.samples, replacement=True).unique()
+        drawn_S = drawn_S.to(self.device)
         # Expected number of times that a word is among `samples` draws, once at most.
         expected_V = -torch.expm1(self.samples * torch.log1p(-self.share_V))
-        log_V = expected_V.clamp(min=1e-9).log().to(bias_V.dtype)
+        log_V = expected_V.clamp(min=1e-9).log().to(bias_V)
         place_V = words_N.new_full(self.share_V.shape, -1)
         place_V[drawn_S] = torch.arange(len(drawn_S), device=self.device)
         own_N = (out_NE * self.embedding(words_N)).sum(1) + (bias_V - log_V)[words_N]

@@ -21,7 +21,7 @@ def main() -> None:
     asked = {"--help", "-h", "--hydra-help"} & set(sys.argv)
     if not asked and not any(argument.startswith(chosen) for argument in sys.argv[1:]):
         sys.argv.append("pretrain=language_model")
-    run()
+    run(pretraining=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from .. import config
+from ..data import sources
 from ..run import Run
 
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..model.network import Network
 
 HOW = "python -m imdb_lightning.pretrain makes one"
+GRAMMAR = ("data.train_size", "data.test_size", "data.distance", "data.max_length")
 SAME: dict[str, tuple[str, ...]] = {  # what has to be the same, by what was pretrained
     "vectors": ("data.name", "data.vocab_size", "data.seed", "data.val_size")
     + ("model.embedding_size",),
@@ -48,14 +50,26 @@ def mistakes(cfg: DictConfig) -> list[str]:
             f"{here}: it is {status}; "
             f"python -m imdb_lightning.pretrain resume={path} goes on with it"
         ]
+    missing = [file for file in (run.tokenizer, weights_file(run)) if not file.is_file()]
+    if missing:
+        return [f"{here}: damaged: there is no {missing[0].name}"]
     lines = [
         f"{key}={now.get(key)}: it is {before.get(key)} in {path}, with which the run is to begin"
-        for key in SAME[kind]
+        for key in (*SAME[kind], *(GRAMMAR if now["data.name"] == "synthetic" else ()))
         if before.get(key) != now.get(key)
     ]
     if before.get("data.refit") and not now.get("data.refit"):
         lines.append(f"{here}: it has read val's reviews (data.refit); so must this run")
+    if now["data.name"] == "imdb" and not lines:
+        # Another copy may have its reviews in another order, and others of them in val.
+        reviews = sources.fingerprint(sources.find(cfg.data.path))
+        if run.metrics["data"].get("fingerprint") != reviews:
+            lines.append(f"{here}: it has read other reviews than those of this run")
     return lines
+
+
+def weights_file(run: Run) -> Path:
+    return run.vectors if run.config.pretrain.name == "vectors" else run.last
 
 
 def load(network: Network, path: Path) -> frozenset[str]:
@@ -64,7 +78,8 @@ def load(network: Network, path: Path) -> frozenset[str]:
 
     from ..checkpoint import weights
 
-    before = weights(Run(path).last)
+    run = Run(path)
+    before = weights(weights_file(run))
     own = network.state_dict()
     names = frozenset(name for name in before if name.startswith(("embedding.", "backbone.")))
     with torch.no_grad():
@@ -78,8 +93,9 @@ def facts(path: Path) -> dict[str, Any]:
     run = Run(path)
     metrics = run.metrics
     return {
-        "path": str(path),
-        "sha256": hashlib.sha256(run.last.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(weights_file(run).read_bytes()).hexdigest(),
+        "settings": config.digest(run.config, seed=False),
+        "unsupervised": run.config.data.unsupervised,
         **{name: metrics.get(name) for name in ("pretrain", "seed", "device")},
         **{name: metrics.get(name) for name in ("seconds", "core_seconds")},
     }

@@ -16,7 +16,7 @@ from .. import durable, statistics
 from ..data import sources
 from ..evaluate import LENGTHS
 from ..report.figures import FAINT, LINES, STYLE, as_file, panel, svg
-from .rows import Found, Row, against, combined, ensemble
+from .rows import Found, Row, against, beside, ensemble
 
 
 MARK = "<!-- imdb_lightning.recipes -->"
@@ -35,11 +35,16 @@ class Line:
     interval: tuple[float, float]  # of the accuracy on test, over seeds and reviews
     unseen: float  # accuracy on test without the reviews that stand in train or unsupervised too
     by_length: list[float]
-    error: float  # of calibration, after the temperature that val tells
+    error: float | None  # of calibration, after the temperature that val tells
     difference: float | None = None
     difference_interval: tuple[float, float] | None = None
     p: float | None = None
     p_holm: float | None = None
+
+    @property
+    def val(self) -> float | None:
+        """None where val was trained on, and tells nothing."""
+        return None if self.row.refit else self.row.val_accuracy
 
     @property
     def accuracy(self) -> float:
@@ -65,7 +70,7 @@ def write(found: Found, path: str | None, folder: Path, command: str) -> list[Pa
     page, plot = folder / "recipes.md", folder / "recipes_plots" / "ladder.svg"
     if page.exists() and not page.read_text("utf-8", "replace").startswith(MARK):
         raise NotOurs(f"{page}: not written by this command; move it away or give --output")
-    reviews = read(path)
+    reviews = read(path, found.fingerprint)
     content = contents(found, reviews)
     plot.parent.mkdir(parents=True, exist_ok=True)
     groups = {
@@ -88,15 +93,20 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     made.filters["acc"] = lambda x: "" if x is None else f"{100 * x:.2f}"
+    made.filters["mib"] = lambda x: "" if x is None else f"{x / 2**20:,.0f}"
     made.filters["points"] = lambda x: "" if x is None else f"{100 * x:+.2f}"
     made.filters["p"] = lambda x: "" if x is None else ("< 0.0001" if x < 1e-4 else f"{x:.4f}")
     made.filters["number"] = lambda x: "" if x is None else f"{x:,.0f}"
     return made
 
 
-def read(path: str | None) -> Reviews:
-    """Two texts are one where they differ in case, line breaks, punctuation and blanks alone."""
+def read(path: str | None, fingerprint: str | None) -> Reviews:
+    """Raises DataError where these are not the reviews of the runs.
+
+    Two texts are one where they differ in case, line breaks, punctuation and blanks alone."""
     copy = sources.find(path, unsupervised=True)
+    if sources.fingerprint(copy) != fingerprint:
+        raise sources.DataError(f"{copy}: other reviews than those of the runs")
     official = sources.load(copy, unsupervised=True)
     plain = {name: [bare(text) for text in part.texts] for name, part in official.items()}
     train, unlabelled = set(plain["train"]), set(plain["unsupervised"])
@@ -125,7 +135,9 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
     for one in lines.values():
         below = rows.get(one.row.below or "")
         if below is not None:
-            one.difference, one.difference_interval, one.p, _ = against(one.row, below)
+            compared_with = against(one.row, below)
+            if compared_with is not None:
+                one.difference, one.difference_interval, one.p = compared_with
     compared = [one for one in lines.values() if one.p is not None]
     for one, p in zip(compared, statistics.holm([c.p or 0.0 for c in compared]), strict=True):
         one.p_holm = p
@@ -137,6 +149,8 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
         "lengths": spans(),
         "length_counts": [int(group.sum()) for group in groups(reviews.words_N)],
         "counts": reviews.counts,
+        "reviews": len(reviews.words_N),
+        "val_reviews": len(rungs[0].val[0].index),
         "seen": int(reviews.seen_N.sum()),
         "devices": sorted({run["device"] for run in every}),
         "commits": sorted({str(run["git"]) for run in every if run.get("git")}),
@@ -145,12 +159,12 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
 
 def combinations(found: Found) -> list[Row]:
     """The best rung on val beside the NB branch, as an ensemble, and both."""
-    chosen = [row for row in found.rungs.values() if not refit(row)]
+    chosen = [row for row in found.rungs.values() if not row.refit]
     branch = found.baselines.get(BRANCH)
     made = []
     for title, rows in (
-        ("labelled", [row for row in chosen if not pretrained(row)]),
-        ("all reviews", [row for row in chosen if pretrained(row)]),
+        ("labelled reviews alone", [row for row in chosen if not row.read_unlabelled]),
+        ("unlabelled reviews too", [row for row in chosen if row.read_unlabelled]),
     ):
         if not rows:
             continue
@@ -162,22 +176,13 @@ def combinations(found: Found) -> list[Row]:
             made.append(together)
         if branch is not None:
             what = f"{title}: its logit beside {BRANCH}'s, weighted on val"
-            made.append(combined(best, branch, f"{best.name} + {BRANCH}", what))
+            made.append(beside(best, branch, f"{best.name} + {BRANCH}", what))
             if several:
                 what = f"the ensemble's logit beside {BRANCH}'s, weighted on val"
-                both = combined(together, branch, f"{together.name} + {BRANCH}", what)
-                both.below = together.name if together.name in found.rungs else best.name
+                both = beside(together, branch, f"{together.name} + {BRANCH}", what)
+                both.below = best.name
                 made.append(both)
     return made
-
-
-def refit(row: Row) -> bool:
-    return any(run["data"]["reviews"]["train"] == 25_000 for run in row.metrics)
-
-
-def pretrained(row: Row) -> bool:
-    """Whether reviews without labels had a part in it."""
-    return any(run["data"].get("pretrained") for run in row.metrics)
 
 
 def line(row: Row, reviews: Reviews) -> Line:
@@ -191,7 +196,7 @@ def line(row: Row, reviews: Reviews) -> Line:
         statistics.paired_interval(right_SN.astype(np.int8)),
         float(right_SN[:, ~reviews.seen_N].mean()),
         [float(right_SN[:, group].mean()) for group in groups(reviews.words_N)],
-        float(np.mean(errors)),
+        None if row.refit else float(np.mean(errors)),
     )
 
 

@@ -6,8 +6,9 @@ S seeds, N reviews. Logits are those of positive minus negative.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from omegaconf import DictConfig
 from scipy.optimize import minimize
 
 from .. import config, statistics
+from ..report.published import SAME_RUN
 from ..report.runs import Predictions, read_predictions, run_directories
 from ..resume import DAMAGED
 from ..run import Run
 
 
-FREE = ("seed", "pretrained")  # in what runs of one recipe differ
+FREE = {*SAME_RUN, "pretrained"}  # in what runs of one recipe may differ
 
 
 @dataclass
@@ -43,7 +45,6 @@ class Row:
     name: str
     what: str
     below: str | None = None  # the row that it is compared with
-    command: str = ""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     val: list[Predictions] = field(default_factory=list)
     test: list[Predictions] = field(default_factory=list)
@@ -63,6 +64,23 @@ class Row:
         return [run[name] for run in self.metrics if run.get(name) is not None]
 
     @property
+    def refit(self) -> bool:
+        """Whether val was trained on too."""
+        return any(run.get("refit") for run in self.metrics)
+
+    @property
+    def read_unlabelled(self) -> bool:
+        """Whether reviews without labels had a part in it."""
+        return any(
+            (run["data"].get("pretrained") or {}).get("unsupervised") for run in self.metrics
+        )
+
+    @property
+    def peak(self) -> float | None:
+        """Largest memory of its processes, bytes."""
+        return max(self.of("peak_memory"), default=None)
+
+    @property
     def core_minutes(self) -> float:
         """What one of its models takes, mean over runs, pretraining included."""
         if len(self.seeds) == 1:  # an ensemble takes what all of its runs do
@@ -79,6 +97,7 @@ class Found:
     rungs: dict[str, Row] = field(default_factory=dict)  # in the order of the ladder
     baselines: dict[str, Row] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    fingerprint: str | None = None  # of the reviews, the same for all
 
 
 def core_minutes(metrics: dict[str, Any]) -> float:
@@ -128,27 +147,34 @@ def collect(folders: Iterable[Path]) -> Found:
     """The finished runs of recipes, and the baselines, in these folders and below."""
     found = Found()
     recipes = ladder()
-    wanted = {
-        name: settings(config.check([f"experiment=recipes/{name}"]).jobs[0]) for name in recipes
-    }
-    rows = {
-        name: Row(name, recipe.what, recipe.below, f"experiment=recipes/{name}")
-        for name, recipe in recipes.items()
-    }
+    rows = {name: Row(name, recipe.what, recipe.below) for name, recipe in recipes.items()}
     for folder in folders:
         for path in run_directories(folder):
             run = Run(path)
             try:
                 metrics = run.metrics
-                if metrics.get("status") != "done" or metrics.get("dataset") != "imdb":
-                    found.problems.append(f"{path}: {metrics.get('status')}, left out")
-                    continue
                 if "pretrain" in metrics:
                     continue
+                if metrics.get("status") != "done":
+                    found.problems.append(f"{path}: {metrics.get('status')}")
+                    continue
+                reviews = metrics["data"].get("fingerprint")
+                found.fingerprint = found.fingerprint or reviews
+                if reviews is None or reviews != found.fingerprint:
+                    found.problems.append(f"{path}: other reviews than those of the first run")
+                    continue
                 splits = read_predictions(run.predictions)
+                known = next(iter([*found.baselines.values(), *filled(rows)]), None)
+                if known is not None and any(
+                    not np.array_equal(splits[name].index, getattr(known, name)[0].index)
+                    for name in ("val", "test")
+                ):
+                    found.problems.append(f"{path}: other rows in val or test")
+                    continue
                 if not metrics.get("baseline"):
-                    own = settings(run.config)
-                    name = next((name for name, other in wanted.items() if other == own), None)
+                    began = metrics["data"].get("pretrained") or {}
+                    own = (settings(run.config), began.get("settings"))
+                    name = next((name for name, other in wanted().items() if other == own), None)
                     if name is None:
                         found.problems.append(f"{path}: its configuration is not that of a recipe")
                         continue
@@ -158,6 +184,9 @@ def collect(folders: Iterable[Path]) -> Found:
                         continue
                 else:
                     row = Row(metrics["model"], f"{metrics['what']}={metrics['chosen']:g}")
+                    if row.name in found.baselines:
+                        found.problems.append(f"{path}: the same baseline once more")
+                        continue
                     found.baselines[row.name] = row
             except (*DAMAGED, KeyError, pyarrow.ArrowException) as error:
                 found.problems.append(f"{path}: unreadable: {error}")
@@ -171,16 +200,34 @@ def collect(folders: Iterable[Path]) -> Found:
         row.metrics, row.val, row.test, row.seeds = (
             [values[i] for i in order] for values in (row.metrics, row.val, row.test, row.seeds)
         )
-    found.rungs = {name: row for name, row in rows.items() if row.seeds}
+    found.rungs = {row.name: row for row in filled(rows)}
     for row in found.rungs.values():  # past rungs that have no runs
         while row.below is not None and row.below not in found.rungs:
             row.below = recipes[row.below].below
     return found
 
 
+def filled(rows: Mapping[str, Row]) -> Iterable[Row]:
+    return (row for row in rows.values() if row.seeds)
+
+
 def settings(cfg: DictConfig) -> dict[str, Any]:
-    """What makes a run one of a recipe: its configuration, but for the seed and for directories."""
+    """What makes a run one of a recipe: its configuration, but for seed, device and directories."""
     return {key: value for key, value in config.comparable(cfg).items() if key not in FREE}
+
+
+@cache
+def wanted() -> dict[str, tuple[dict[str, Any], str | None]]:
+    """The settings of each recipe, and the digest of those of the pretraining it begins with."""
+    found = {}
+    for name in ladder():
+        (cfg,) = config.check([f"experiment=recipes/{name}"]).jobs
+        before = None
+        if cfg.pretrained is not None:
+            (began,) = config.check([f"experiment=pretrain/{Path(cfg.pretrained).name}"]).jobs
+            before = config.digest(began, seed=False)
+        found[name] = (settings(cfg), before)
+    return found
 
 
 # What is made of several models
@@ -196,18 +243,11 @@ def weights(logits_KN: np.ndarray, label_N: np.ndarray) -> np.ndarray:
     return minimize(loss, start, bounds=[(0, None)] * len(start), method="L-BFGS-B").x
 
 
-def combined(row: Row, other: Row, name: str, what: str, by: tuple[Row, Row] | None = None) -> Row:
-    """Each run's logit beside that of `other`, weighted on val; `by` other runs that kept to it.
-
-    `by` is for models that were fitted on val too: the weights are those of these rows.
-    """
+def beside(row: Row, other: Row, name: str, what: str) -> Row:
+    """Each run's logit beside that of `other`, weighted on val."""
     made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds, made_of=[other])
-    for seed, own_val, own_test in zip(row.seeds, row.val, row.test, strict=True):
-        first_val, second_val = own_val, other.val[0]
-        if by is not None:
-            place = by[0].seeds.index(seed) if seed in by[0].seeds else 0
-            first_val, second_val = by[0].val[place], by[1].val[0]
-        w_K = weights(np.stack([first_val.logit, second_val.logit]), first_val.label)
+    for own_val, own_test in zip(row.val, row.test, strict=True):
+        w_K = weights(np.stack([own_val.logit, other.val[0].logit]), own_val.label)
         for kept, first, second in (
             (made.val, own_val, other.val[0]),
             (made.test, own_test, other.test[0]),
@@ -227,17 +267,19 @@ def ensemble(row: Row, name: str, what: str) -> Row:
     return made
 
 
-def against(row: Row, below: Row) -> tuple[float, tuple[float, float], float, Sequence[int]]:
-    """Difference of accuracy on test, its interval, McNemar's p, and the seeds of both.
+def against(row: Row, below: Row) -> tuple[float, tuple[float, float], float] | None:
+    """Difference of accuracy on test, its interval, and McNemar's p; of the same seeds.
 
-    With one run on either side, it is compared with each of the other's.
+    A single model, such as an ensemble, is compared with each run of the other row, and the
+    interval is for that model. None where there is nothing to compare.
     """
-    seeds: Sequence[int] = sorted({*row.seeds} & {*below.seeds})
+    seeds = sorted({*row.seeds} & {*below.seeds})
     if seeds:
         pairs = [(row.seeds.index(seed), below.seeds.index(seed)) for seed in seeds]
-    else:
+    elif 1 in (len(row.test), len(below.test)):
         pairs = [(i, j) for i in range(len(row.test)) for j in range(len(below.test))]
-        seeds = below.seeds if len(below.seeds) > 1 else row.seeds
+    else:
+        return None
     first_SN = np.stack([row.test[i].right for i, _ in pairs])
     second_SN = np.stack([below.test[j].right for _, j in pairs])
     tests = [statistics.mcnemar(a, b) for a, b in zip(first_SN, second_SN, strict=True)]
@@ -248,4 +290,4 @@ def against(row: Row, below: Row) -> tuple[float, tuple[float, float], float, Se
         p = tests[0].p
     difference_SN = first_SN.astype(np.int8) - second_SN.astype(np.int8)
     interval = statistics.paired_interval(difference_SN)
-    return float(difference_SN.mean()), interval, p, seeds
+    return float(difference_SN.mean()), interval, p

@@ -298,7 +298,11 @@ def memory(configurations: Sequence[Configuration]) -> dict[str, dict[int, Confi
 
 
 def against_the_best(configurations: Sequence[Configuration]) -> list[Claim]:
-    """The best on val against each other configuration that saw the same reviews."""
+    """The best on val against each other configuration that saw the same reviews.
+
+    A refit has been trained on val, which tells nothing of it.
+    """
+    configurations = [c for c in configurations if not c.config.get("data.refit")]
     if len(configurations) < 2:
         return []
     best = max(configurations, key=lambda c: float(np.mean(c.values("val/acc"))))

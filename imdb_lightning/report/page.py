@@ -184,7 +184,9 @@ def contents(collection: Collection) -> dict[str, Any]:
 
     calibrated = []
     for number, c in enumerate(
-        c for c in configurations if id(c) not in {id(m) for m in in_memory}
+        c
+        for c in configurations
+        if id(c) not in {id(m) for m in in_memory} and not c.config.get("data.refit")
     ):
         temperatures = {
             seed: statistics.temperature(r.splits["val"].logit, r.splits["val"].label)

@@ -217,15 +217,18 @@ def label(configurations: list[Configuration]) -> None:
     """Name each one by its model and by what tells it from the others of its dataset."""
     for dataset in {c.dataset for c in configurations}:
         same = [c for c in configurations if c.dataset == dataset]
-        keys = {key for c in same for key in c.config}
-        values = {key: {str(c.config.get(key)) for c in same} for key in keys}
+        whole = {id(c): {**config.LATER, **c.config} for c in same}
+        keys = {key for c in same for key in whole[id(c)]}
+        values = {key: {str(whole[id(c)].get(key)) for c in same} for key in keys}
         # A key that all configurations of some models have comes with the model, and tells nothing.
-        models = {key: {c.config["model.name"] for c in same if key in c.config} for key in keys}
+        models = {
+            key: {c.config["model.name"] for c in same if key in whole[id(c)]} for key in keys
+        }
         of_model = {
             key
             for key in keys
-            if all((key in c.config) == (c.config["model.name"] in models[key]) for c in same)
-            and len({str(c.config[key]) for c in same if key in c.config}) == 1
+            if all((key in whole[id(c)]) == (c.config["model.name"] in models[key]) for c in same)
+            and len({str(whole[id(c)][key]) for c in same if key in whole[id(c)]}) == 1
         }
         varies = sorted(
             key
@@ -233,8 +236,8 @@ def label(configurations: list[Configuration]) -> None:
             if not key.endswith("_target_") and len(values[key]) > 1
         )
         for c in same:
-            own = [key for key in varies if key in c.config]
-            parts = [f"{key.split('.', 1)[-1]}={c.config[key]}" for key in own]
+            own = [key for key in varies if key in whole[id(c)]]
+            parts = [f"{key.split('.', 1)[-1]}={whole[id(c)][key]}" for key in own]
             c.label = " ".join([c.config["model.name"], *parts])
         labels = [c.label for c in same]
         for c in same:

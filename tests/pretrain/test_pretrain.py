@@ -5,6 +5,7 @@ pytest tests/pretrain
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from imdb_lightning import checkpoint
+from imdb_lightning import checkpoint, config
 from imdb_lightning.data.batches import EncodedReviews
 from imdb_lightning.pretrain import pretrained
 from imdb_lightning.pretrain.vectors import skip_gram
 from imdb_lightning.run import Run
-from imdb_lightning.train import make_data, make_model, train
-from tests.conftest import TINY, composed, environment, run_of
+from imdb_lightning.train import Changed, make_data, make_model, train
+from tests.conftest import TINY, composed, environment, run_of, some_reviews, write_parquet
 
 
 BOTH = ("model=custom_lstm", "model.bidirectional=true")
@@ -57,7 +58,7 @@ def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) 
     assert data.tokenizer == Run(path).tokenizer.read_text()
     model = make_model(cfg, data)
     own = model.state_dict()
-    before = checkpoint.weights(Run(path).last)
+    before = checkpoint.weights(pretrained.weights_file(Run(path)))
     shared = {name for name in own if name in before}
     parts = {"embedding", "backbone"} if kind == "language" else {"embedding"}
     assert {name.split(".")[0] for name in shared} == parts
@@ -75,7 +76,8 @@ def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) 
 def test_a_run_says_what_it_began_with(language: Path, tmp_path: Path) -> None:
     cfg = composed(*TINY, *BOTH, f"pretrained={language}")
     facts = train(cfg, tmp_path / "run")["data"]["pretrained"]
-    assert facts["path"] == str(language) and len(facts["sha256"]) == 64
+    assert facts["settings"] == config.digest(Run(language).config, seed=False)
+    assert len(facts["sha256"]) == 64 and facts["unsupervised"] is True
     assert facts["seconds"] > 0 and facts["pretrain"] == "language_model"
 
 
@@ -105,6 +107,62 @@ def test_what_is_no_pretraining_is_refused(tmp_path: Path) -> None:
     for path, told in ((tmp_path / "none", "no run there"), (run, "not a pretraining")):
         (line,) = pretrained.mistakes(composed(*TINY, f"pretrained={path}"))
         assert told in line and "imdb_lightning.pretrain" in line
+
+
+def test_what_is_there_in_parts_is_refused(tmp_path: Path) -> None:
+    run = Run(run_of(tmp_path / "run", "model=rnn", "pretrain=vectors", "trainer.max_epochs=1"))
+    cfg = composed(*TINY, f"pretrained={run.path}")
+    assert pretrained.mistakes(cfg) == []
+    metrics = run.metrics
+    run.write_metrics(metrics | {"status": "interrupted"})
+    (line,) = pretrained.mistakes(cfg)
+    assert "it is interrupted" in line and f"resume={run.path}" in line
+    run.write_metrics(metrics)
+    run.vectors.unlink()
+    (line,) = pretrained.mistakes(cfg)
+    assert "there is no vectors.ckpt" in line
+
+
+def test_other_reviews_are_refused(tmp_path: Path) -> None:
+    """Of another copy, other reviews may be val."""
+    small = ["data.val_size=8", "data.vocab_size=50", "model.embedding_size=4", "trainer=cpu"]
+    copies = [
+        write_parquet(tmp_path / name, train=some_reviews(60, offset), test=some_reviews(8, 99))
+        for name, offset in (("a", 0), ("b", 1))
+    ]
+    path = run_of(
+        tmp_path / "run",
+        "pretrain=vectors",
+        "trainer.max_epochs=1",
+        *small,
+        f"data.path={copies[0]}",
+        tiny=(),
+    )
+    told = [
+        pretrained.mistakes(composed(*small, f"data.path={copy}", f"pretrained={path}"))
+        for copy in copies
+    ]
+    assert told[0] == [] and "other reviews" in told[1][0]
+
+
+def test_another_pretraining_in_its_place_is_seen(language: Path, tmp_path: Path) -> None:
+    """A run that is interrupted does not go on with weights of another beginning."""
+    before = tmp_path / "before"
+    shutil.copytree(language, before)
+    path = run_of(tmp_path / "run", *BOTH, f"pretrained={before}", "trainer.max_epochs=1")
+    run = Run(before)
+    cfg = composed(*TINY, *BOTH, f"pretrained={before}", "trainer.max_epochs=2", f"resume={path}")
+    train(cfg, path)
+    weights = torch.load(run.last, weights_only=True)
+    weights["state_dict"]["embedding.weight"] += 1
+    checkpoint.save(weights, run.last)
+    with pytest.raises(Changed, match="data.pretrained"):
+        train(
+            composed(
+                *TINY, *BOTH, f"pretrained={before}", "trainer.max_epochs=3", f"resume={path}"
+            ),
+            path,
+        )
 
 
 def test_what_has_read_val_is_refused_where_val_chooses(tmp_path: Path) -> None:
@@ -147,3 +205,34 @@ def test_the_command_pretrains_and_names_what_comes_next(tmp_path: Path) -> None
     assert "a classifier begins with pretrained=" in done.stdout
     metrics = Run(tmp_path / "words").metrics
     assert (metrics["pretrain"], metrics["model"]) == ("language_model", "rnn")
+
+
+def test_the_command_takes_no_classifier(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "imdb_lightning.pretrain", "experiment=smoke"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "nothing is pretrained" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_grid_of_pretrainings(tmp_path: Path) -> None:
+    """And the same command again, which finds it done."""
+    arguments = ["-m", "seed=0,1", "data.seed=0", "hydra.sweep.dir=grid", "model=rnn"]
+    for told in ("2 of 2 runs done", "2 of 2 runs are done already"):
+        done = subprocess.run(
+            [sys.executable, "-m", "imdb_lightning.pretrain", *arguments, *TINY],
+            cwd=tmp_path,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert told in done.stdout

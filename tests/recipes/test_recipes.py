@@ -79,11 +79,17 @@ def test_a_run_of_a_recipe_changes_nothing_of_it(
     run_of(tmp_path / "runs" / "other", "model=rnn", "trainer.max_epochs=1")
     own = run_of(tmp_path / "runs" / "run", "model=rnn", "trainer.max_epochs=1")
     metrics = Run(own).metrics | {"dataset": "imdb", "seed": cfg.seed}
+    metrics["data"]["fingerprint"] = "reviews"
     Run(own).write_metrics(metrics)
     OmegaConf.save(cfg, own / ".hydra" / "config.yaml")
     found = rows.collect([tmp_path / "runs"])
     assert list(found.rungs) == names
     assert len(found.problems) == 2 - len(names)
+
+
+def test_no_two_recipes_are_one() -> None:
+    wanted = [str(settings) for settings in rows.wanted().values()]
+    assert len(set(wanted)) == len(wanted) == len(LADDER)
 
 
 def test_core_minutes_have_the_pretraining_in_them() -> None:
@@ -112,7 +118,7 @@ def test_weights_have_the_least_loss_on_val() -> None:
 def test_models_together_are_better_than_each() -> None:
     row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
     alone = row.right_SN.mean()
-    both = rows.combined(row, branch, "both", "")
+    both = rows.beside(row, branch, "both", "")
     assert both.right_SN.shape == (3, 900) and both.right_SN.mean() > alone + 0.02
     together = rows.ensemble(row, "three", "")
     minutes = [r.core_minutes for r in (row, both, together)]
@@ -122,14 +128,16 @@ def test_models_together_are_better_than_each() -> None:
 
 def test_a_difference_is_that_of_the_same_seeds() -> None:
     better, worse = of("better", 0, 1, 3, skill=1.5), of("worse", 1, 3, 4)
-    difference, (low, high), p, seeds = rows.against(better, worse)
-    assert seeds == [1, 3]
+    compared = rows.against(better, worse)
+    assert compared is not None
+    difference, (low, high), p = compared
     expected = better.right_SN[1:].mean() - worse.right_SN[:2].mean()
     assert difference == pytest.approx(expected)
     assert low < expected < high and p < 0.01
     one = rows.ensemble(worse, "one", "")
-    difference, *_ = rows.against(one, worse)  # one run against each of three
-    assert difference == pytest.approx(one.right_SN.mean() - worse.right_SN.mean())
+    single = rows.against(one, worse)  # one run against each of three
+    assert single is not None
+    assert single[0] == pytest.approx(one.right_SN.mean() - worse.right_SN.mean())
 
 
 def test_reviews_that_differ_in_punctuation_alone_are_one() -> None:
@@ -145,7 +153,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     lengths = np.tile([10, 60, 150, 300, 500, 900], 150)
     seen = np.arange(900) < 9
-    monkeypatch.setattr(page, "read", lambda path: page.Reviews(lengths, seen, {"a in b": 9}))
+    monkeypatch.setattr(page, "read", lambda *_: page.Reviews(lengths, seen, {"a in b": 9}))
     written = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     text = written[0].read_text()
     for name in ("report", "masked", "nb_logistic"):

@@ -498,8 +498,9 @@ def _wrong_choice(override: Override, options: list[str]) -> str | None:
         if override.is_add():
             return f"{override.input_line}: write {group}={choice}, without +"
         return None
+    shown = dict.fromkeys(re.sub("/.*", "/...", option) for option in options)
     return (
-        f"{group}={choice}: {group} is one of {', '.join(options)}{nearest(str(choice), options)}"
+        f"{group}={choice}: {group} is one of {', '.join(shown)}{nearest(str(choice), options)}"
     )
 
 

@@ -103,7 +103,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "test_checkpoint": one_of("last", "best"),
     "resume": or_null(TEXT),
     "pretrained": or_null(TEXT),
-    "pretrain.name": one_of("vectors", "language_model"),
+    "pretrain.name": one_of("vectors", "language_model", "next_words"),
     "pretrain.window": whole(1),
     "pretrain.negatives": whole(1),
     "pretrain.samples": whole(1),
@@ -200,7 +200,7 @@ def wrong_values(cfg: DictConfig) -> list[str]:
     if "pretrain.name" in values:
         if values.get("pretrained") is not None:
             mistakes.append("pretrained: a pretraining begins with nothing; leave it away")
-        if values.get("pretrain.name") == "language_model" and values.get("model.num_layers") != 1:
+        if values["pretrain.name"] != "vectors" and values.get("model.num_layers") != 1:
             mistakes.append(
                 "model.num_layers: a language model has one layer, since a second one would see "
                 "the word that the first is to predict"
@@ -499,9 +499,7 @@ def _wrong_choice(override: Override, options: list[str]) -> str | None:
             return f"{override.input_line}: write {group}={choice}, without +"
         return None
     shown = dict.fromkeys(re.sub("/.*", "/...", option) for option in options)
-    return (
-        f"{group}={choice}: {group} is one of {', '.join(shown)}{nearest(str(choice), options)}"
-    )
+    return f"{group}={choice}: {group} is one of {', '.join(shown)}{nearest(str(choice), options)}"
 
 
 def _wrong_key(

@@ -115,7 +115,9 @@ def make_data(cfg: DictConfig) -> ReviewData:
 def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | LanguageModel:
     """A classifier, which begins with what was pretrained, or the model that is to pretrain it."""
     if "pretrain" in cfg:
-        language = LanguageModel.from_config(cfg.model, cfg.optim, cfg.pretrain.samples)
+        language = LanguageModel.from_config(
+            cfg.model, cfg.optim, cfg.pretrain.window, cfg.pretrain.samples
+        )
         language.count(torch.from_numpy(data.splits["train"].tokens).long())
         return language
     model = Classifier.from_config(cfg.model, cfg.optim)

@@ -22,10 +22,15 @@ from .network import layer_maker
 
 CHUNK = 2048  # words at a time whose probabilities over the whole vocabulary are in memory
 PADDING, START = 0, 1  # never predicted
+FREQUENT = 1e-4  # share of all words above which a word is at times left out (Mikolov et al. 2013)
 
 
 class LanguageModel(lightning.LightningModule):
-    """Each direction of the backbone predicts the word that it comes to next.
+    """Each direction of the backbone predicts the word that it comes to next, or one of the next.
+
+    With a `window` of more than one word, the word is drawn from the next `window` of them, anew
+    each time, and frequent words are left out as skip-gram leaves them out: what is learned is the
+    bag of the words that follow (Johnson and Zhang 2016), at the price of one word.
 
     The score of a word is its embedding times a projection of the hidden state (Press and Wolf
     2017, tied weights). While training, the words that are not next are a sample, drawn anew for
@@ -44,6 +49,7 @@ class LanguageModel(lightning.LightningModule):
         dropout: float,
         word_dropout: float,
         embedding_dropout: float,
+        window: int,
         samples: int,
         lr: float,
         weight_decay: float,
@@ -61,28 +67,34 @@ class LanguageModel(lightning.LightningModule):
             nn.Linear(hidden_size, embedding_size) for _ in range(directions)
         )
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(rows)) for _ in range(directions))
+        self.window = window
         self.samples = samples
         self.lr = lr
         self.weight_decay = weight_decay
         self.share_V = torch.ones(rows) / rows  # on the CPU, where draws are the same everywhere
+        self.kept_V = torch.ones(rows)  # probability that a word is predicted where it comes up
         self._passes = {"train": Pass(), "val": Pass()}
 
     @classmethod
     def from_config(
-        cls, model: Mapping[str, Any], optim: Mapping[str, Any], samples: int
+        cls, model: Mapping[str, Any], optim: Mapping[str, Any], window: int, samples: int
     ) -> LanguageModel:
         """With the sizes, the layer and the dropouts of the groups `model` and `optim`."""
         sizes = ("vocab_size", "embedding_size", "hidden_size", "bidirectional")
         dropouts = ("dropout", "word_dropout", "embedding_dropout")
         options = {name: model[name] for name in (*sizes, *dropouts)}
         learning = {name: optim[name] for name in ("lr", "weight_decay")}
-        return cls(layer_maker(model), samples=samples, **options, **learning)
+        return cls(layer_maker(model), window=window, samples=samples, **options, **learning)
 
     def count(self, tokens: Tensor) -> None:
         """Draw samples by how often words stand in these int64 tokens, to the power of 3/4."""
-        counts_V = torch.bincount(tokens, minlength=len(self.share_V)).double() ** 0.75
+        counts_V = torch.bincount(tokens, minlength=len(self.share_V)).double()
         counts_V[[PADDING, START]] = 0
-        self.share_V = (counts_V / counts_V.sum()).float()
+        weight_V = counts_V**0.75
+        self.share_V = (weight_V / weight_V.sum()).float()
+        if self.window > 1:
+            rare_V = FREQUENT * counts_V.sum() / counts_V.clamp(min=1)
+            self.kept_V = (rare_V.sqrt() + rare_V).clamp(max=1).float()
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden states h_TB(H*D)."""
@@ -99,17 +111,23 @@ class LanguageModel(lightning.LightningModule):
         tokens_BT, lengths_B, *_ = batch
         tokens_TB = tokens_BT.T
         hidden = self(tokens_BT, lengths_B)
-        t_T1 = torch.arange(len(tokens_TB), device=self.device)[:, None]
+        # On val the same words each time, on the CPU the same for all devices.
+        random = None if stage == "train" else torch.Generator().manual_seed(0)
         total = hidden.new_zeros(())
         words = 0
         for direction, h_TBH in enumerate(hidden.chunk(self.backbone.directions, dim=2)):
-            if direction == 0:
-                there_TB = t_T1 < lengths_B - 1
-                h_NH, words_N = h_TBH[there_TB], tokens_TB.roll(-1, 0)[there_TB]
-            else:
-                there_TB = (t_T1 >= 2) & (t_T1 < lengths_B)  # before the first word stands START
-                h_NH, words_N = h_TBH[there_TB], tokens_TB.roll(1, 0)[there_TB]
-            out_NE = self.project[direction](self.dropout(h_NH))
+            ahead_TB = torch.randint(1, self.window + 1, tokens_TB.shape, generator=random)
+            t_T1 = torch.arange(len(tokens_TB))[:, None]
+            place_TB = (t_T1 - ahead_TB if direction else t_T1 + ahead_TB).to(self.device)
+            # A direction starts at a review's own token, and START, the first, is no word.
+            own_TB = t_T1.to(self.device) < lengths_B
+            there_TB = own_TB & (place_TB >= 1) & (place_TB < lengths_B)
+            words_TB = tokens_TB.gather(0, place_TB.clamp(0, len(tokens_TB) - 1))
+            if stage == "train" and self.window > 1:
+                drawn_TB = torch.rand(tokens_TB.shape, generator=random).to(self.device)
+                there_TB &= drawn_TB < self.kept_V.to(self.device)[words_TB]
+            words_N = words_TB[there_TB]
+            out_NE = self.project[direction](self.dropout(h_TBH[there_TB]))
             loss = self.sampled_loss if stage == "train" else self.whole_loss
             total = total + loss(out_NE, words_N, self.bias[direction])
             words += len(words_N)

@@ -28,6 +28,7 @@ SAME["language_model"] = SAME["vectors"] + (
     *("model.hidden_size", "model.bidirectional", "model.num_layers"),
     *("model.layer._target_", "model.cell._target_", "model.cell.reset"),
 )
+SAME["next_words"] = SAME["language_model"]
 
 
 def mistakes(cfg: DictConfig) -> list[str]:

@@ -17,10 +17,10 @@ from tests.conftest import TINY, composed
 ROWS = 30
 
 
-def model_of(*overrides: str, samples: int = 20) -> LanguageModel:
+def model_of(*overrides: str, window: int = 1, samples: int = 20) -> LanguageModel:
     cfg = composed(*TINY, f"data.vocab_size={ROWS - 1}", "model.dropout=0", *overrides)
     torch.manual_seed(0)
-    made = LanguageModel.from_config(cfg.model, cfg.optim, samples).double()
+    made = LanguageModel.from_config(cfg.model, cfg.optim, window, samples).double()
     for bias in made.bias:
         torch.nn.init.normal_(bias)
     return made
@@ -72,6 +72,51 @@ def test_each_word_is_predicted_from_what_the_direction_has_read(
     nats, words = (sum(values) for values in zip(*parts, strict=True))
     model.validation_step(batch, 0)
     assert model.measures("val")["loss"] == pytest.approx(nats / words, rel=1e-9)
+
+
+def test_a_window_has_the_next_words_in_it_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told to be predicted from each place, many times over."""
+    model = model_of("model=custom_rnn", "model.bidirectional=true", window=3)
+    tokens_BT = torch.tensor([[1, 5, 6, 7, 8, 9, 10], [1, 15, 16, 17, 0, 0, 0]])
+    lengths_B = torch.tensor([7, 4])
+    told: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(out_NE: torch.Tensor, words_N: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        told.append((out_NE, words_N))
+        return out_NE.sum() * 0
+
+    monkeypatch.setattr(model, "sampled_loss", keep)
+    h_TBH = model(tokens_BT, lengths_B)
+    pairs: dict[int, set[tuple[int, int]]] = {0: set(), 1: set()}
+    for _ in range(200):
+        told.clear()
+        model.training_step((tokens_BT, lengths_B, lengths_B, lengths_B), 0)
+        for direction, (out_NE, words_N) in enumerate(told):
+            own_TBE = model.project[direction](h_TBH.chunk(2, dim=2)[direction])
+            for out_E, word in zip(out_NE, words_N, strict=True):
+                t, b = ((own_TBE - out_E).abs().amax(2) < 1e-12).nonzero()[0].tolist()
+                pairs[direction].add((int(tokens_BT[b, t]), int(word)))
+    one, two = [1, 5, 6, 7, 8, 9, 10], [1, 15, 16, 17]
+    every = [(r[i], r[j]) for r in (one, two) for i in range(len(r)) for j in range(1, len(r))]
+    # START stands in both reviews, with one state: which of the two it was cannot be told.
+    expected = {
+        0: {p for p in every if p[0] != 1 and 0 < p[1] - p[0] <= 3},
+        1: {p for p in every if 0 < p[0] - p[1] <= 3},
+    }
+    assert {p for p in pairs[0] if p[0] != 1} == expected[0]
+    assert {p[1] for p in pairs[0] if p[0] == 1} == {5, 6, 7, 15, 16, 17}
+    assert pairs[1] == expected[1]
+
+
+def test_frequent_words_are_left_out_as_skip_gram_leaves_them_out() -> None:
+    model = model_of(window=2)
+    tokens = torch.tensor([3] * 9_000 + [4] * 999 + [5])
+    model.count(tokens)
+    for word, share in ((3, 0.9), (4, 0.0999)):
+        expected = (1e-4 / share) ** 0.5 + 1e-4 / share
+        assert model.kept_V[word].item() == pytest.approx(expected)
+    assert model.kept_V[5] == 1
+    assert (model_of(window=1).kept_V == 1).all()
 
 
 def test_a_review_alone_and_among_others_has_the_same_loss() -> None:

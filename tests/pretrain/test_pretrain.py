@@ -33,6 +33,12 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def next_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("next_words") / "run"
+    return run_of(path, *BOTH, "pretrain=next_words", "data.unsupervised=true")
+
+
+@pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vectors") / "run"
     return run_of(path, "model=rnn", "pretrain=vectors", "data.unsupervised=true")
@@ -48,7 +54,7 @@ def test_a_pretraining_leaves_a_run(language: Path, vectors: Path) -> None:
     assert len(losses) == 2 and losses[1] < losses[0] < np.log(20_000)
 
 
-@pytest.mark.parametrize("kind", ["language", "vectors"])
+@pytest.mark.parametrize("kind", ["language", "next_words", "vectors"])
 def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(kind)
     cfg = composed(*TINY, *BOTH, f"pretrained={path}", "optim.pretrained_lr=0.25")
@@ -60,7 +66,7 @@ def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) 
     own = model.state_dict()
     before = checkpoint.weights(pretrained.weights_file(Run(path)))
     shared = {name for name in own if name in before}
-    parts = {"embedding", "backbone"} if kind == "language" else {"embedding"}
+    parts = {"embedding", "backbone"} if kind != "vectors" else {"embedding"}
     assert {name.split(".")[0] for name in shared} == parts
     assert all(torch.equal(own[name], before[name]) for name in shared)
     # What was pretrained learns more slowly; the rest does not.

@@ -96,6 +96,7 @@ def test_steps_of_several_batches_have_one_course(tmp_path: Path) -> None:
     assert rates == [0.5 * one_cycle(step / 9) for step in range(9)]
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_validated_saved_and_tested(tmp_path: Path) -> None:
     """An average of which no step becomes a part but the first stays as it was after that."""
     options = [*TINY, "model=rnn", "optim.lr=0.05", "optim.average=0.999999999"]

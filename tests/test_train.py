@@ -229,7 +229,19 @@ def test_each_implementation_trains_to_the_same_bits_twice(
 # Kinds of runs
 
 
-@pytest.mark.parametrize("name", GROUPS["experiment"])
+OF_LADDER = ("recipes/", "pretrain/")  # each stands on the one before: the rest are slow
+DEFAULT = ("recipes/adversarial", "pretrain/vectors", "pretrain/next_words")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name.startswith(OF_LADDER) and name not in DEFAULT
+        else name
+        for name in GROUPS["experiment"]
+    ],
+)
 def test_every_experiment_trains_a_step(name: str, tmp_path: Path) -> None:
     splits = {"train": some_reviews(200), "test": some_reviews(8, offset=200)}
     unlabelled = {"text": some_reviews(40, offset=208)["text"], "label": [-1] * 40}

@@ -151,6 +151,7 @@ def test_other_reviews_are_refused(tmp_path: Path) -> None:
     assert told[0] == [] and "other reviews" in told[1][0]
 
 
+@pytest.mark.slow
 def test_another_pretraining_in_its_place_is_seen(language: Path, tmp_path: Path) -> None:
     """A run that is interrupted does not go on with weights of another beginning."""
     before = tmp_path / "before"
@@ -213,6 +214,7 @@ def test_the_command_pretrains_and_names_what_comes_next(tmp_path: Path) -> None
     assert (metrics["pretrain"], metrics["model"]) == ("language_model", "rnn")
 
 
+@pytest.mark.slow
 def test_the_command_takes_no_classifier(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "imdb_lightning.pretrain", "experiment=smoke"],

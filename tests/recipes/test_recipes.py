@@ -31,6 +31,7 @@ def test_every_rung_stands_on_another_but_the_first() -> None:
             assert names.index(recipe.below) < names.index(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, recipe in LADDER.items() if recipe.below])
 def test_a_rung_changes_what_its_file_says_and_nothing_else(name: str) -> None:
     recipe = LADDER[name]

@@ -29,7 +29,8 @@ log = logging.getLogger("imdb_lightning")
 def main(pretraining: bool = False) -> None:
     """`pretraining` refuses what is a classifier's run.
 
-    Exits with 0 done, 1 the run failed, 2 the command line is wrong, 130 and 143 interrupted."""
+    Exits with 0 done, 1 the run failed, 2 the command line is wrong, 130 and 143 interrupted.
+    """
     interruption.expect()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own cell, also under the console script
@@ -55,7 +56,7 @@ def main(pretraining: bool = False) -> None:
         ):
             leave(2, "resume: a run goes on where it is; leave hydra.run.dir away")
         if pretraining and not goes_on and any("pretrain" not in cfg for cfg in line.jobs):
-            leave(2, "nothing is pretrained: choose pretrain=language_model or pretrain=vectors")
+            leave(2, "nothing is pretrained: choose pretrain=next_words, language_model or vectors")
         if options.cfg and line.swept:
             leave(2, f"{line.swept[0]}: --cfg shows one configuration: give one value")
         flags = [text for text in sys.argv if text not in options.overrides]
@@ -197,9 +198,10 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
     real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
     reviews = no_reviews({(data.path, data.unsupervised) for data in real})
     needed = any(data.fallback is None or data.path is not None for data in real)
+    needed |= any(cfg.pretrained is not None for cfg in jobs)  # on reviews, not on their stand-in
     if reviews and (needed or not stand_in):
         lacks.append(reviews)
-    lacks += no_pretraining(jobs)
+    lacks += [] if reviews else no_pretraining(jobs)
     lacks += no_cells([cfg.model for cfg in jobs if "cell" in cfg.model])
     if lacks:
         leave(2, *lacks)

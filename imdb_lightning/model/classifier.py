@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 from torch import Tensor, nn
 
 from .network import OF_THE_LAYER, Network, layer_maker
+from .passes import Passes
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -25,45 +25,7 @@ class Scores(NamedTuple):
     margins_N: Tensor  # float32, logit of positive minus logit of negative
 
 
-class Pass:
-    """What each review of a pass over a split gave, in columns that are kept from pass to pass.
-
-    A list of a few small tensors a step would lie between the large ones and keep the memory of
-    each step from serving the next.
-    """
-
-    def __init__(self) -> None:
-        self.columns: list[Tensor] = []
-        self.count = 0
-
-    def clear(self) -> None:
-        self.count = 0
-
-    def add(self, *batch: Tensor) -> None:
-        """One row per review: tensors (B,), in the same order each time."""
-        end = self.count + len(batch[0])
-        kept = [(column.dtype, column.device) for column in self.columns]
-        if self.count == 0 and kept != [(column.dtype, column.device) for column in batch]:
-            self.columns = [column.new_empty(2**15) for column in batch]
-        while end > len(self.columns[0]):
-            self.columns = [
-                torch.cat([column, torch.empty_like(column)]) for column in self.columns
-            ]
-        for column, part in zip(self.columns, batch, strict=True):
-            column[self.count : end] = part
-        self.count = end
-
-    def go_on(self, rows: list[Tensor]) -> None:
-        """After these rows (N,), which an earlier process added."""
-        self.columns = [column.clone() for column in rows]
-        self.count = len(rows[0])
-
-    def rows(self) -> list[Tensor]:
-        """The columns (N,) of this pass."""
-        return [column[: self.count].clone().cpu() for column in self.columns]
-
-
-class Classifier(Network, lightning.LightningModule):
+class Classifier(Network, Passes):
     """The network with its loss, its optimizer, and the scores of each pass over a split."""
 
     def __init__(
@@ -81,7 +43,6 @@ class Classifier(Network, lightning.LightningModule):
         self.weight_decay = weight_decay
         self.pretrained: frozenset[str] = frozenset()  # names of parameters
         self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
-        self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
 
     @classmethod
     def from_config(  # type: ignore[override]
@@ -113,40 +74,6 @@ class Classifier(Network, lightning.LightningModule):
         margins_B = (logits_B2[:, 1] - logits_B2[:, 0]).detach()
         self._passes[stage].add(loss_B.detach(), margins_B, labels_B, index_B)
         return loss_B.mean()
-
-    def on_train_epoch_start(self) -> None:
-        self._passes["train"].clear()
-
-    def on_validation_epoch_start(self) -> None:
-        self._passes["val"].clear()
-
-    def on_test_epoch_start(self) -> None:
-        self._passes["test"].clear()
-
-    def on_train_epoch_end(self) -> None:
-        self._log_means("train")
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_means("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_means("test")
-
-    def _log_means(self, stage: str) -> None:
-        means = {f"{stage}/{name}": value for name, value in self.measures(stage).items()}
-        self.log_dict(means, logger=False, batch_size=1)
-
-    def rows(self, stage: str) -> list[Tensor]:
-        """What the latest pass, which may not have ended, has gathered: plain tensors (N,)."""
-        return self._passes[stage].rows()
-
-    def go_on(self, stage: str, rows: list[Tensor]) -> None:
-        """Go on with a pass that an earlier process began."""
-        self._passes[stage].go_on([column.to(self.device) for column in rows])
-
-    def has(self, stage: str) -> bool:
-        """Whether there was a pass over this split."""
-        return self._passes[stage].count > 0
 
     def measures(self, stage: str) -> dict[str, float]:
         """Of the latest pass over a split: nats per review, and a fraction 0..1."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor, nn
 
 from .backbones import Backbone
-from .classifier import Batch, Pass, adam
+from .classifier import Batch, adam
 from .dropout import FeatureDropout, WordDropout
 from .embedding import Embedding
 from .network import layer_maker
+from .passes import Passes
 
 
 CHUNK = 2048  # words at a time whose probabilities over the whole vocabulary are in memory
@@ -25,7 +25,7 @@ PADDING, START = 0, 1  # never predicted
 FREQUENT = 1e-4  # share of all words above which a word is at times left out (Mikolov et al. 2013)
 
 
-class LanguageModel(lightning.LightningModule):
+class LanguageModel(Passes):
     """Each direction of the backbone predicts the word that it comes to next, or one of the next.
 
     With a `window` of more than one word, the word is drawn from the next `window` of them, anew
@@ -73,7 +73,6 @@ class LanguageModel(lightning.LightningModule):
         self.weight_decay = weight_decay
         self.share_V = torch.ones(rows) / rows  # on the CPU, where draws are the same everywhere
         self.kept_V = torch.ones(rows)  # probability that a word is predicted where it comes up
-        self._passes = {"train": Pass(), "val": Pass()}
 
     @classmethod
     def from_config(
@@ -163,30 +162,6 @@ class LanguageModel(lightning.LightningModule):
             scores_CV[:, [PADDING, START]] = -torch.inf
             total = total + nn.functional.cross_entropy(scores_CV, words_C, reduction="sum")
         return total
-
-    def on_train_epoch_start(self) -> None:
-        self._passes["train"].clear()
-
-    def on_validation_epoch_start(self) -> None:
-        self._passes["val"].clear()
-
-    def on_train_epoch_end(self) -> None:
-        self._log("train")
-
-    def on_validation_epoch_end(self) -> None:
-        self._log("val")
-
-    def _log(self, stage: str) -> None:
-        means = {f"{stage}/{name}": value for name, value in self.measures(stage).items()}
-        self.log_dict(means, logger=False, batch_size=1)
-
-    def rows(self, stage: str) -> list[Tensor]:
-        """What the latest pass, which may not have ended, has gathered: plain tensors."""
-        return self._passes[stage].rows()
-
-    def go_on(self, stage: str, rows: list[Tensor]) -> None:
-        """Go on with a pass that an earlier process began."""
-        self._passes[stage].go_on([column.to(self.device) for column in rows])
 
     def measures(self, stage: str) -> dict[str, float]:
         """Of the latest pass over "train" or "val": nats per word."""

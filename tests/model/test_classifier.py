@@ -17,9 +17,10 @@ from torch import Tensor
 
 from imdb_lightning.config import RULES
 from imdb_lightning.model import classifier as classifiers
-from imdb_lightning.model.classifier import LOSSES, Classifier, Pass
+from imdb_lightning.model.classifier import LOSSES, Classifier
 from imdb_lightning.model.embedding import Embedding
 from imdb_lightning.model.network import POOLINGS
+from imdb_lightning.model.passes import Pass
 from tests.conftest import composed
 
 

@@ -20,7 +20,15 @@ from imdb_lightning.pretrain import pretrained
 from imdb_lightning.pretrain.vectors import skip_gram
 from imdb_lightning.run import Run
 from imdb_lightning.train import Changed, make_data, make_model, train
-from tests.conftest import TINY, composed, environment, run_of, some_reviews, write_parquet
+from tests.conftest import (
+    TINY,
+    command,
+    composed,
+    environment,
+    run_of,
+    some_reviews,
+    write_parquet,
+)
 
 
 BOTH = ("model=custom_lstm", "model.bidirectional=true")
@@ -212,6 +220,18 @@ def test_the_command_pretrains_and_names_what_comes_next(tmp_path: Path) -> None
     assert "a classifier begins with pretrained=" in done.stdout
     metrics = Run(tmp_path / "words").metrics
     assert (metrics["pretrain"], metrics["model"]) == ("language_model", "rnn")
+
+
+def test_without_reviews_there_is_one_line(tmp_path: Path) -> None:
+    """Not the synthetic corpus, which what was pretrained has never seen."""
+    small = ["data.val_size=8", "data.vocab_size=50", "model.embedding_size=4", "trainer=cpu"]
+    data = write_parquet(tmp_path / "d", train=some_reviews(60), test=some_reviews(8, 60))
+    words = ("pretrain=vectors", "trainer.max_epochs=1", *small, f"data.path={data}")
+    path = run_of(tmp_path / "words", *words, tiny=())
+    done = command(tmp_path, *small, f"pretrained={path}", "hydra.run.dir=run")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "no reviews here" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -3,7 +3,10 @@
 python -m imdb_lightning.recipes outputs/sweeps/recipes outputs/baselines --output docs
 
 A run counts for a recipe where its configuration is that of experiment=recipes/NAME, whatever its
-seed, and wherever the reviews and the pretraining are.
+seed, and wherever the reviews and the pretraining are. With --keep, what the page is made of is
+copied to a directory from which it can be made again:
+
+python -m imdb_lightning.recipes docs/recipes_runs --output docs
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ def main() -> None:
     arguments = parser().parse_args()
     from ..data.sources import DataError
     from . import page
+    from .keep import keep
     from .rows import collect
 
     missing = [folder for folder in arguments.folders if not folder.is_dir()]
@@ -35,6 +39,8 @@ def main() -> None:
     try:
         path = arguments.data or os.environ.get("IMDB_DATA")
         written = page.write(found, path, arguments.output, shlex.join(words))
+        if arguments.keep is not None:
+            written += keep(found, arguments.keep)
     except (DataError, page.NotOurs, OSError) as error:
         leave(str(error))
     print(*written, sep="\n")
@@ -56,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="PATH", help="the reviews; default: as for a run")
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("."), help="where the page goes"
+    )
+    parser.add_argument(
+        "--keep", metavar="DIR", type=Path, help="where the runs go, without their weights"
     )
     return parser
 

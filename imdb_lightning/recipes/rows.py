@@ -49,6 +49,7 @@ class Row:
     val: list[Predictions] = field(default_factory=list)
     test: list[Predictions] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)  # of the runs
     made_of: list[Row] = field(default_factory=list)  # whose minutes it takes as well
 
     @property
@@ -193,12 +194,14 @@ def collect(folders: Iterable[Path]) -> Found:
                 continue
             row.metrics.append(metrics)
             row.seeds.append(metrics["seed"])
+            row.paths.append(path)
             row.val.append(splits["val"])
             row.test.append(splits["test"])
     for row in rows.values():
         order = np.argsort(row.seeds)
-        row.metrics, row.val, row.test, row.seeds = (
-            [values[i] for i in order] for values in (row.metrics, row.val, row.test, row.seeds)
+        row.metrics, row.val, row.test, row.seeds, row.paths = (
+            [values[i] for i in order]
+            for values in (row.metrics, row.val, row.test, row.seeds, row.paths)
         )
     found.rungs = {row.name: row for row in filled(rows)}
     for row in found.rungs.values():  # past rungs that have no runs

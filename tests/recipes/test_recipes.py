@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from imdb_lightning import config, statistics
 from imdb_lightning.recipes import page, rows
+from imdb_lightning.recipes.keep import keep
 from imdb_lightning.recipes.rows import Found, Row
 from imdb_lightning.report.runs import Predictions
 from imdb_lightning.run import Run
@@ -168,3 +169,30 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "recipes.md").write_text("mine")
     with pytest.raises(page.NotOurs):
         page.write(found, None, tmp_path, "")
+
+
+def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
+    cfg = composed("experiment=recipes/vectors", f"data.cache_dir={tmp_path}")
+    cfg.pretrained = str(tmp_path / "vectors")
+    own = run_of(tmp_path / "runs" / "run", "model=rnn", "trainer.max_epochs=1")
+    metrics = Run(own).metrics | {"dataset": "imdb", "seed": cfg.seed}
+    metrics["data"] |= {
+        "fingerprint": "reviews",
+        "pretrained": {"settings": rows.wanted()["vectors"][1], "seconds": 1.0, "device": "cpu"},
+    }
+    Run(own).write_metrics(metrics)
+    OmegaConf.save(cfg, own / ".hydra" / "config.yaml")
+    first = rows.collect([tmp_path / "runs"])
+    assert first.problems == []
+    (kept,) = keep(first, tmp_path / "kept")
+    assert keep(first, tmp_path / "kept") == []
+    second = rows.collect([tmp_path / "kept"])
+    assert second.problems == []
+    row, again = first.rungs["vectors"], second.rungs["vectors"]
+    assert row.seeds == again.seeds and row.core_minutes == again.core_minutes
+    for one, other in ((row.val[0], again.val[0]), (row.test[0], again.test[0])):
+        np.testing.assert_array_equal(one.index, other.index)
+        np.testing.assert_array_equal(one.right, other.right)
+        np.testing.assert_allclose(one.logit, other.logit, rtol=1e-3)
+    for file in (file for file in kept.rglob("*") if file.is_file()):
+        assert str(tmp_path).encode() not in file.read_bytes()

@@ -1,0 +1,52 @@
+"""What the page is made of, small enough for a repository: no weights, logits of half precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from .. import durable
+from ..run import Run
+from .rows import Found
+
+
+def keep(found: Found, folder: Path) -> list[Path]:
+    """A directory in `folder` for each run that is not there yet; those that are new."""
+    new = []
+    for row in [*found.baselines.values(), *found.rungs.values()]:
+        for path, seed in zip(row.paths, row.seeds, strict=True):
+            kept = folder / f"{row.name},seed={seed}"
+            if not kept.exists():
+                copy(Run(path), Run(kept))
+                new.append(kept)
+    return new
+
+
+def copy(run: Run, kept: Run) -> None:
+    """Without the paths of the machine that it ran on."""
+    metrics = run.metrics
+    metrics["data"].pop("source")
+    table = pyarrow.parquet.read_table(run.predictions)
+    logits = table["logit"].to_numpy().astype(np.float16).astype(np.float32)
+    place = table.schema.get_field_index("logit")
+    table = table.set_column(place, "logit", pyarrow.array(logits))
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=["split"],
+        column_encoding={"index": "DELTA_BINARY_PACKED", "logit": "BYTE_STREAM_SPLIT"},
+    )
+    kept.path.mkdir(parents=True)
+    durable.write(kept.predictions, buffer.getvalue().to_pybytes())
+    if not metrics.get("baseline"):
+        cfg = run.config
+        cfg.data.path = cfg.data.cache_dir = None
+        if cfg.pretrained is not None:
+            cfg.pretrained = Path(cfg.pretrained).name
+        kept.write_config(cfg)
+    kept.write_metrics(metrics)  # last: it makes the directory a run's

@@ -198,10 +198,12 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
     real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
     reviews = no_reviews({(data.path, data.unsupervised) for data in real})
     needed = any(data.fallback is None or data.path is not None for data in real)
-    needed |= any(cfg.pretrained is not None for cfg in jobs)  # on reviews, not on their stand-in
+    needed |= any(
+        cfg.pretrained or cfg.teacher for cfg in jobs
+    )  # on reviews, not on their stand-in
     if reviews and (needed or not stand_in):
         lacks.append(reviews)
-    lacks += [] if reviews else no_pretraining(jobs)
+    lacks += [] if reviews else [*no_pretraining(jobs), *no_teacher(jobs)]
     lacks += no_cells([cfg.model for cfg in jobs if "cell" in cfg.model])
     if lacks:
         leave(2, *lacks)
@@ -261,6 +263,14 @@ def no_pretraining(jobs: list[DictConfig]) -> list[str]:
     vectors = any(cfg.get("pretrain", {}).get("name") == "vectors" for cfg in jobs)
     if vectors and find_spec("gensim") is None:
         lines.append("pretrain=vectors: it takes pip install 'imdb-lightning[pretrain]'")
+    return list(dict.fromkeys(lines))
+
+
+def no_teacher(jobs: list[DictConfig]) -> list[str]:
+    """A line for each reason why a job cannot learn from the run that it names as teacher."""
+    from . import teacher
+
+    lines = [line for cfg in jobs if cfg.teacher is not None for line in teacher.mistakes(cfg)]
     return list(dict.fromkeys(lines))
 
 

@@ -103,6 +103,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "test_checkpoint": one_of("last", "best"),
     "resume": or_null(TEXT),
     "pretrained": or_null(TEXT),
+    "teacher": or_null(TEXT),
     "pretrain.name": one_of("vectors", "language_model", "next_words"),
     "pretrain.window": whole(1),
     "pretrain.negatives": whole(1),
@@ -159,6 +160,7 @@ LATER: dict[str, Any] = {  # what older runs lack, and the values with which the
     "data.refit": False,
     "data.unsupervised": False,
     "pretrained": None,
+    "teacher": None,
     "optim.pretrained_lr": 1.0,
     "optim.schedule": "constant",
     "optim.average": None,
@@ -200,6 +202,8 @@ def wrong_values(cfg: DictConfig) -> list[str]:
     if "pretrain.name" in values:
         if values.get("pretrained") is not None:
             mistakes.append("pretrained: a pretraining begins with nothing; leave it away")
+        if values.get("teacher") is not None:
+            mistakes.append("teacher: a pretraining takes no labels; leave it away")
         if values["pretrain.name"] != "vectors" and values.get("model.num_layers") != 1:
             mistakes.append(
                 "model.num_layers: a language model has one layer, since a second one would see "
@@ -209,7 +213,14 @@ def wrong_values(cfg: DictConfig) -> list[str]:
             mistakes.append("optim.adversarial: it takes labels, which a pretraining has not")
         if values.get("test_checkpoint") != "last":
             mistakes.append("test_checkpoint: a pretraining ends with its last weights")
-    elif values.get("pretrained") is None and values.get("optim.pretrained_lr") != 1:
+    elif values.get("teacher") is not None:
+        if not values.get("data.unsupervised"):
+            mistakes.append("teacher: it tells the reviews of data.unsupervised=true")
+        if values.get("model.loss") != "cross_entropy":
+            mistakes.append(
+                "teacher: it tells probabilities, for which model.loss=cross_entropy is"
+            )
+    if values.get("pretrained") is None and values.get("optim.pretrained_lr") != 1:
         mistakes.append("optim.pretrained_lr: nothing is pretrained; pretrained=DIRECTORY is")
     if values.get("optim.adversarial") and values.get("trainer.precision") == "16-mixed":
         mistakes.append("optim.adversarial: not with trainer.precision=16-mixed; take bf16-mixed")

@@ -55,11 +55,12 @@ def key(override: str) -> str:
 def literal(text: str) -> str:
     """A path as it is, such as a grid's with = and commas in it, in Hydra's grammar.
 
-    What `pretrained` names may be several paths, where no single one is there.
+    What `pretrained` and `teacher` name may be several paths, where no single one is there.
     """
     name, _, value = text.partition("=")
     plain = value[:1] not in ("'", '"', "$", "") and value not in ("auto", "null")
-    one = name == "resume" or (name == "pretrained" and Path(value).expanduser().exists())
+    several = name in ("pretrained", "teacher")
+    one = name == "resume" or (several and Path(value).expanduser().exists())
     return f"{name}={config.quoted(value)}" if one and plain else text
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from . import checkpoint, durable, process
+from . import checkpoint, durable, process, teacher
 from .adversarial import Adversarial
 from .averaging import Averaging
 from .data.module import ReviewData
@@ -73,6 +74,8 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
         data.setup()
         if cfg.pretrained is not None:
             data.facts["pretrained"] = pretrained.facts(Path(cfg.pretrained).expanduser())
+        if cfg.teacher is not None:
+            data.facts["teacher"] = teacher.facts(Path(cfg.teacher).expanduser())
         if cfg.resume is not None:
             go_on(cfg, run, data, start)
         run.write_config(cfg)
@@ -109,7 +112,10 @@ def make_data(cfg: DictConfig) -> ReviewData:
     words = None
     if cfg.pretrained is not None:
         words = Run(Path(cfg.pretrained).expanduser()).tokenizer.read_text("utf-8")
-    return ReviewData(cfg.data, cfg.seed, words, for_words="pretrain" in cfg)
+    tell = None
+    if cfg.teacher is not None:
+        tell = partial(teacher.tell, Path(cfg.teacher).expanduser())
+    return ReviewData(cfg.data, cfg.seed, words, for_words="pretrain" in cfg, teacher=tell)
 
 
 def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | LanguageModel:
@@ -125,6 +131,8 @@ def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | LanguageModel:
         path = Path(cfg.pretrained).expanduser()
         model.pretrained = pretrained.load(model, path)
         model.pretrained_lr = cfg.optim.pretrained_lr
+    if data.told_N is not None:
+        model.told_N = torch.from_numpy(data.told_N)
     return model
 
 

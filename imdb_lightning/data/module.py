@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ class ReviewData(lightning.LightningDataModule):
     train is the rest, or with `refit` all of them; test the official test split. The vocabulary
     comes from train, with `unsupervised` also from the reviews without labels, or it is that of
     `tokenizer`, the JSON of an earlier one. `for_words` makes batches for a model of language: of
-    all reviews but val's and test's, and of a fifth of val. After `setup`, `facts` says what the
-    reviews are, for metrics.json. Raises DataError in `setup`.
+    all reviews but val's and test's, and of a fifth of val. A `teacher` tells how probably each of
+    some texts is positive: those without labels are then in train too, with the labels that it
+    finds likelier, and `told_N` has its probabilities. After `setup`, `facts` says what the reviews
+    are, for metrics.json. Raises DataError in `setup`.
     """
 
     def __init__(
@@ -41,12 +43,15 @@ class ReviewData(lightning.LightningDataModule):
         seed: int,
         tokenizer: str | None = None,
         for_words: bool = False,
+        teacher: Callable[[list[str]], np.ndarray] | None = None,
     ) -> None:
         super().__init__()
         self.data = data
         self.seed = seed
         self.given = tokenizer
         self.for_words = for_words
+        self.teacher = teacher
+        self.told_N: np.ndarray | None = None  # by row of the unlabelled reviews, float32
         self.splits: dict[str, EncodedReviews] = {}
         self.tokenizer = ""
         self.facts: dict[str, Any] = {}
@@ -73,11 +78,10 @@ class ReviewData(lightning.LightningDataModule):
             if unsupervised:
                 source["unsupervised"] = sources.fingerprint(copy, (sources.UNSUPERVISED,))
 
-        def build() -> Encoded:
-            started = time.perf_counter()
+        def read() -> Mapping[str, Reviews]:
             if data["name"] == "synthetic":
                 train_size = data["train_size"] + data["val_size"]
-                official = synthetic.corpus(
+                return synthetic.corpus(
                     train_size,
                     data["test_size"],
                     data["distance"],
@@ -85,10 +89,12 @@ class ReviewData(lightning.LightningDataModule):
                     data["seed"],
                     unsupervised,
                 )
-            else:
-                log.info("reading the reviews of %s", copy)
-                official = sources.load(copy, unsupervised)
-            encoded = encode(official, tokenizer=self.given, **options)
+            log.info("reading the reviews of %s", copy)
+            return sources.load(copy, unsupervised)
+
+        def build() -> Encoded:
+            started = time.perf_counter()
+            encoded = encode(read(), tokenizer=self.given, **options)
             count = sum(map(len, encoded.splits.values()))
             seconds = time.perf_counter() - started
             log.info("read and encoded %s reviews in %.1f s", f"{count:,}", seconds)
@@ -103,6 +109,9 @@ class ReviewData(lightning.LightningDataModule):
                 key["tokenizer"] = hashlib.sha256(self.given.encode()).hexdigest()
             encoded = load_or_build(Path(data["cache_dir"]).expanduser(), key, build)
         self.splits = for_words(encoded.splits) if self.for_words else encoded.splits
+        if self.teacher is not None:
+            self.told_N = self.teacher(read()["unsupervised"].texts)
+            self.splits = taught(encoded.splits, self.told_N)
         self.tokenizer = encoded.tokenizer
         self.facts = {**source, **encoded.facts}
 
@@ -202,13 +211,26 @@ def for_words(splits: Mapping[str, EncodedReviews]) -> dict[str, EncodedReviews]
     train = splits["train"]
     more = splits.get("unsupervised")
     if more is not None:
-        train = EncodedReviews(
-            np.concatenate([train.tokens, more.tokens]),
-            np.concatenate([train.offsets, train.offsets[-1] + more.offsets[1:]]),
-            np.concatenate([train.labels, more.labels]),
-            np.concatenate([train.index, -1 - more.index]),  # apart from the rows of train
-        )
+        train = together(train, more, more.labels)
     return {"train": train, "val": splits["val"].take(np.arange(0, len(splits["val"]), 5))}
+
+
+def taught(splits: Mapping[str, EncodedReviews], told_N: np.ndarray) -> dict[str, EncodedReviews]:
+    """Train and unsupervised together as "train": label 1 where the probability is above 1/2."""
+    labels_N = (told_N > 0.5).astype(np.int64)
+    return {**splits, "train": together(splits["train"], splits["unsupervised"], labels_N)}
+
+
+def together(
+    train: EncodedReviews, unlabelled: EncodedReviews, labels_N: np.ndarray
+) -> EncodedReviews:
+    """Both, those without labels with these labels and, in the place of row n, index -1 - n."""
+    return EncodedReviews(
+        np.concatenate([train.tokens, unlabelled.tokens]),
+        np.concatenate([train.offsets, train.offsets[-1] + unlabelled.offsets[1:]]),
+        np.concatenate([train.labels, labels_N]),
+        np.concatenate([train.index, -1 - unlabelled.index]),
+    )
 
 
 def hold_out(labels: np.ndarray, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -43,6 +43,8 @@ class Classifier(Network, Passes):
         self.weight_decay = weight_decay
         self.pretrained: frozenset[str] = frozenset()  # names of parameters
         self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
+        self.told_N: Tensor | None
+        self.register_buffer("told_N", None, persistent=False)  # float32, see `targets`
 
     @classmethod
     def from_config(  # type: ignore[override]
@@ -64,13 +66,25 @@ class Classifier(Network, Passes):
 
     def batch_loss(self, batch: Batch) -> Tensor:
         """Mean over the reviews of the batch: (), nats per review."""
-        tokens_BT, lengths_B, labels_B, _ = batch
-        return LOSSES[self.loss](self(tokens_BT, lengths_B), labels_B).mean()
+        tokens_BT, lengths_B, labels_B, index_B = batch
+        targets = self.targets(labels_B, index_B)
+        return LOSSES[self.loss](self(tokens_BT, lengths_B), targets).mean()
+
+    def targets(self, labels_B: Tensor, index_B: Tensor) -> Tensor:
+        """The labels; with a teacher, the probabilities (B, 2) of both, also of labelled reviews.
+
+        `told_N` has the teacher's of a positive one for review n without label, of index -1 - n.
+        """
+        if self.told_N is None:
+            return labels_B
+        told_B = self.told_N[(-1 - index_B).clamp(min=0)]
+        positive_B = torch.where(index_B < 0, told_B, labels_B.to(told_B))
+        return torch.stack([1 - positive_B, positive_B], dim=1)
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         tokens_BT, lengths_B, labels_B, index_B = batch
         logits_B2 = self(tokens_BT, lengths_B)
-        loss_B = LOSSES[self.loss](logits_B2, labels_B)
+        loss_B = LOSSES[self.loss](logits_B2, self.targets(labels_B, index_B))
         margins_B = (logits_B2[:, 1] - logits_B2[:, 0]).detach()
         self._passes[stage].add(loss_B.detach(), margins_B, labels_B, index_B)
         return loss_B.mean()
@@ -114,7 +128,7 @@ def adam(model: Any, groups: list[dict[str, Any]]) -> torch.optim.Adam:
 
 
 def cross_entropy(logits_B2: Tensor, labels_B: Tensor) -> Tensor:
-    """-log softmax(logits)[label]: (B,) nats."""
+    """-log softmax(logits)[label]: (B,) nats. In the place of labels, probabilities (B, 2)."""
     return nn.functional.cross_entropy(logits_B2, labels_B, reduction="none")
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from .. import durable
 from ..run import Run
-from .rows import Found
+from .rows import BEFORE, Found
 
 
 def keep(found: Found, folder: Path) -> list[Path]:
@@ -46,7 +46,8 @@ def copy(run: Run, kept: Run) -> None:
     if not metrics.get("baseline"):
         cfg = run.config
         cfg.data.path = cfg.data.cache_dir = None
-        if cfg.pretrained is not None:
-            cfg.pretrained = Path(cfg.pretrained).name
+        for key in BEFORE:
+            if cfg.get(key) is not None:
+                cfg[key] = Path(cfg[key]).name
         kept.write_config(cfg)
     kept.write_metrics(metrics)  # last: it makes the directory a run's

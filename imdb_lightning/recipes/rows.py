@@ -23,9 +23,11 @@ from ..report.published import SAME_RUN
 from ..report.runs import Predictions, read_predictions, run_directories
 from ..resume import DAMAGED
 from ..run import Run
+from ..teacher import digest
 
 
-FREE = {*SAME_RUN, "pretrained"}  # in what runs of one recipe may differ
+FREE = {*SAME_RUN, "pretrained", "teacher"}  # in what runs of one recipe may differ
+BEFORE = ("pretrained", "teacher")  # what a run may take from earlier ones
 
 
 @dataclass
@@ -73,7 +75,8 @@ class Row:
     def read_unlabelled(self) -> bool:
         """Whether reviews without labels had a part in it."""
         return any(
-            (run["data"].get("pretrained") or {}).get("unsupervised") for run in self.metrics
+            run["data"].get("teacher") or (run["data"].get("pretrained") or {}).get("unsupervised")
+            for run in self.metrics
         )
 
     @property
@@ -102,9 +105,11 @@ class Found:
 
 
 def core_minutes(metrics: dict[str, Any]) -> float:
-    """With those of the pretraining that the run began with."""
-    before = metrics["data"].get("pretrained")
-    return sum(core_seconds(run) for run in (metrics, before) if run) / 60
+    """With those of its pretraining, and of its teacher and the teacher's pretraining."""
+    teacher = metrics["data"].get("teacher")
+    pretrained = [metrics["data"].get("pretrained"), (teacher or {}).get("pretrained")]
+    once = {run["sha256"]: run for run in pretrained if run}
+    return sum(core_seconds(run) for run in (metrics, teacher, *once.values()) if run) / 60
 
 
 def core_seconds(metrics: dict[str, Any]) -> float:
@@ -173,8 +178,8 @@ def collect(folders: Iterable[Path]) -> Found:
                     found.problems.append(f"{path}: other rows in val or test")
                     continue
                 if not metrics.get("baseline"):
-                    began = metrics["data"].get("pretrained") or {}
-                    own = (settings(run.config), began.get("settings"))
+                    before = [metrics["data"].get(key) or {} for key in BEFORE]
+                    own = (settings(run.config), *(known.get("settings") for known in before))
                     name = next((name for name, other in wanted().items() if other == own), None)
                     if name is None:
                         found.problems.append(f"{path}: its configuration is not that of a recipe")
@@ -220,16 +225,20 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
 
 
 @cache
-def wanted() -> dict[str, tuple[dict[str, Any], str | None]]:
-    """The settings of each recipe, and the digest of those of the pretraining it begins with."""
+def wanted() -> dict[str, tuple[dict[str, Any], str | None, str | None]]:
+    """The settings of each recipe, and the digests of those of its pretraining and its teacher."""
     found = {}
     for name in ladder():
         (cfg,) = config.check([f"experiment=recipes/{name}"]).jobs
-        before = None
+        pretrained = teacher = None
         if cfg.pretrained is not None:
             (began,) = config.check([f"experiment=pretrain/{Path(cfg.pretrained).name}"]).jobs
-            before = config.digest(began, seed=False)
-        found[name] = (settings(cfg), before)
+            pretrained = config.digest(began, seed=False)
+        if cfg.teacher is not None:  # outputs/sweeps/recipes/recipes-NAME,seed=0
+            other = Path(cfg.teacher).name.removeprefix("recipes-").split(",")[0]
+            (told,) = config.check([f"experiment=recipes/{other}"]).jobs
+            teacher = digest(told)
+        found[name] = (settings(cfg), pretrained, teacher)
     return found
 
 

@@ -6,6 +6,7 @@ pytest tests/recipes
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,10 +96,17 @@ def test_no_two_recipes_are_one() -> None:
 
 
 def test_core_minutes_have_the_pretraining_in_them() -> None:
-    metrics = {"seconds": 60.0, "device": "cpu (2 threads)", "data": {}}
+    metrics: dict[str, Any] = {"seconds": 60.0, "device": "cpu (2 threads)", "data": {}}
     assert rows.core_minutes(metrics) == 2
-    metrics["data"] = {"pretrained": {"seconds": 120.0, "device": "cpu (1 threads)"}}
+    vectors = {"sha256": "a", "seconds": 120.0, "device": "cpu (1 threads)"}
+    metrics["data"] = {"pretrained": vectors}
     assert rows.core_minutes(metrics) == 4
+    teacher = {"core_seconds": 60.0, "pretrained": vectors}
+    metrics["data"]["teacher"] = teacher
+    assert rows.core_minutes(metrics) == 5
+    metrics["data"]["teacher"] = teacher | {"pretrained": vectors | {"sha256": "b"}}
+    assert rows.core_minutes(metrics) == 7
+    metrics["data"] = {"pretrained": vectors}
     metrics["core_seconds"] = 90.0
     assert rows.core_minutes(metrics) == 3.5
     assert rows.threads("NVIDIA H100") == 1
@@ -178,7 +186,12 @@ def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
     metrics = Run(own).metrics | {"dataset": "imdb", "seed": cfg.seed}
     metrics["data"] |= {
         "fingerprint": "reviews",
-        "pretrained": {"settings": rows.wanted()["vectors"][1], "seconds": 1.0, "device": "cpu"},
+        "pretrained": {
+            "sha256": "a",
+            "settings": rows.wanted()["vectors"][1],
+            "seconds": 1.0,
+            "device": "cpu",
+        },
     }
     Run(own).write_metrics(metrics)
     OmegaConf.save(cfg, own / ".hydra" / "config.yaml")

@@ -56,7 +56,7 @@ def main(pretraining: bool = False) -> None:
         ):
             leave(2, "resume: a run goes on where it is; leave hydra.run.dir away")
         if pretraining and not goes_on and any("pretrain" not in cfg for cfg in line.jobs):
-            leave(2, "nothing is pretrained: choose pretrain=next_words, language_model or vectors")
+            leave(2, "nothing is pretrained: choose pretrain=next_words or vectors")
         if options.cfg and line.swept:
             leave(2, f"{line.swept[0]}: --cfg shows one configuration: give one value")
         flags = [text for text in sys.argv if text not in options.overrides]

@@ -104,7 +104,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "resume": or_null(TEXT),
     "pretrained": or_null(TEXT),
     "teacher": or_null(TEXT),
-    "pretrain.name": one_of("vectors", "language_model", "next_words"),
+    "pretrain.name": one_of("vectors", "next_words"),
     "pretrain.window": whole(1),
     "pretrain.negatives": whole(1),
     "pretrain.samples": whole(1),
@@ -200,14 +200,14 @@ def wrong_values(cfg: DictConfig) -> list[str]:
                 f"data.distance={distance}: it needs data.max_length={distance + 41} or more"
             )
     if "pretrain.name" in values:
-        if values.get("pretrained") is not None:
-            mistakes.append("pretrained: a pretraining begins with nothing; leave it away")
+        if values["pretrain.name"] == "vectors" and values.get("pretrained") is not None:
+            mistakes.append("pretrained: word vectors begin with nothing; leave it away")
         if values.get("teacher") is not None:
             mistakes.append("teacher: a pretraining takes no labels; leave it away")
         if values["pretrain.name"] != "vectors" and values.get("model.num_layers") != 1:
             mistakes.append(
-                "model.num_layers: a language model has one layer, since a second one would see "
-                "the word that the first is to predict"
+                "model.num_layers: to predict words there is one layer, since a second one would "
+                "see the word that the first is to predict"
             )
         if values.get("optim.adversarial") is not None:
             mistakes.append("optim.adversarial: it takes labels, which a pretraining has not")
@@ -269,12 +269,19 @@ def comparable(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def digest(cfg: DictConfig, seed: bool = True) -> str:
-    """A hash of `comparable`, with or without the seed; 0 and 0.0 are one number."""
+BEFORE = ("pretrained", "teacher")  # earlier runs that a run takes something from
+
+
+def digest(cfg: DictConfig, seed: bool = True, before: bool = True) -> str:
+    """A hash of `comparable`, with or without the seed, and where the earlier runs are.
+
+    0 and 0.0 are one number.
+    """
+    left_out = (*(() if seed else ("seed",)), *(() if before else BEFORE))
     values = {
         key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for key, value in comparable(cfg).items()
-        if seed or key != "seed"
+        if key not in left_out
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

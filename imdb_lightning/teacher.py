@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config
@@ -77,21 +77,14 @@ def tell(path: Path, texts: Sequence[str]) -> np.ndarray:
     return (1 / (1 + np.exp(-logit_N))).astype(np.float32)
 
 
-def digest(cfg: DictConfig) -> str:
-    """Of a teacher's settings, wherever what it began with is."""
-    own = OmegaConf.merge(cfg, {"pretrained": None, "teacher": None})
-    assert isinstance(own, DictConfig)
-    return config.digest(own, seed=False)
-
-
 def facts(path: Path) -> dict[str, Any]:
     """For metrics.json: which run it was, and what it took."""
     run = Run(path)
     metrics = run.metrics
     return {
         "sha256": hashlib.sha256(checkpoint(run).read_bytes()).hexdigest(),
-        "settings": digest(run.config),
-        "pretrained": metrics["data"].get("pretrained"),
+        "settings": config.digest(run.config, seed=False, before=False),
+        **{name: metrics["data"].get(name) for name in config.BEFORE},
         **{name: metrics.get(name) for name in ("model", "seed", "device")},
         **{name: metrics.get(name) for name in ("seconds", "core_seconds")},
     }

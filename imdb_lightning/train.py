@@ -25,7 +25,7 @@ from .averaging import Averaging
 from .data.module import ReviewData
 from .finite import Finite
 from .model.classifier import Classifier
-from .model.language_model import LanguageModel
+from .model.next_words import NextWords
 from .pretrain import pretrained
 from .record import Record
 from .run import Run
@@ -89,7 +89,7 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
         start.clear()  # the memory of a second set of weights
-        if isinstance(model, LanguageModel):  # it has nothing to test
+        if isinstance(model, NextWords):  # it has nothing to test
             return record.finish(trainer.strategy.root_device)
 
         if cfg.test_checkpoint == "best":
@@ -118,21 +118,22 @@ def make_data(cfg: DictConfig) -> ReviewData:
     return ReviewData(cfg.data, cfg.seed, words, for_words="pretrain" in cfg, teacher=tell)
 
 
-def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | LanguageModel:
+def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | NextWords:
     """A classifier, which begins with what was pretrained, or the model that is to pretrain it."""
+    model: Classifier | NextWords
     if "pretrain" in cfg:
-        language = LanguageModel.from_config(
+        model = NextWords.from_config(
             cfg.model, cfg.optim, cfg.pretrain.window, cfg.pretrain.samples
         )
-        language.count(torch.from_numpy(data.splits["train"].tokens).long())
-        return language
-    model = Classifier.from_config(cfg.model, cfg.optim)
+        model.count(torch.from_numpy(data.splits["train"].tokens).long())
+    else:
+        model = Classifier.from_config(cfg.model, cfg.optim)
+        if data.told_N is not None:
+            model.told_N = torch.from_numpy(data.told_N)
     if cfg.pretrained is not None:
         path = Path(cfg.pretrained).expanduser()
         model.pretrained = pretrained.load(model, path)
         model.pretrained_lr = cfg.optim.pretrained_lr
-    if data.told_N is not None:
-        model.told_N = torch.from_numpy(data.told_N)
     return model
 
 

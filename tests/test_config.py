@@ -196,13 +196,13 @@ def test_what_is_right_is_left_alone(override: str) -> None:
 
 
 def test_recipes_that_cannot_be_are_refused() -> None:
-    words = ["pretrain=language_model", "data=synthetic"]
+    words = ["pretrain=next_words", "data=synthetic"]
     for overrides, told in (
         (["data.refit=true", "test_checkpoint=best"], "data.refit=true: val is trained on"),
         (["data.refit=true", "trainer.early_stopping=2"], "data.refit=true: val is trained on"),
-        ([*words, "model.num_layers=2"], "model.num_layers: a language model has one layer"),
+        ([*words, "model.num_layers=2"], "model.num_layers: to predict words there is one"),
         ([*words, "optim.adversarial=0.1"], "optim.adversarial: it takes labels"),
-        ([*words, "pretrained=x"], "pretrained: a pretraining begins with nothing"),
+        (["pretrain=vectors", "pretrained=x"], "pretrained: word vectors begin with nothing"),
         ([*words, "teacher=x"], "teacher: a pretraining takes no labels"),
         (["teacher=x"], "teacher: it tells the reviews of data.unsupervised=true"),
         (["teacher=x", "model.loss=nll"], "teacher: it tells probabilities"),

@@ -30,7 +30,6 @@ from tests.conftest import (
     command,
     composed,
     environment,
-    run_of,
     some_reviews,
     write_parquet,
 )
@@ -249,13 +248,21 @@ def test_every_experiment_trains_a_step(name: str, tmp_path: Path) -> None:
     synthetic = name in ("smoke", "memory")
     reviews = [] if synthetic else [f"data.path={data}", "data.val_size=8"]
     short = ["trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=1"]
-    one = [f"experiment={name}", "hydra.mode=RUN"]  # of a grid
-    cfg = composed(*one, *reviews, *short)
-    if cfg.pretrained is not None:
-        before = tmp_path / Path(cfg.pretrained).name
-        run_of(before, f"experiment=pretrain/{before.name}", *reviews, *short, tiny=())
-        cfg = composed(*one, *reviews, *short, f"pretrained={before}")
-    metrics = train(cfg, tmp_path / "run")
+
+    def run(experiment: str) -> tuple[Path, dict[str, Any]]:
+        """After the runs that it takes something from."""
+        one = [f"experiment={experiment}", "hydra.mode=RUN", *reviews, *short]  # of a grid
+        cfg = composed(*one)
+        if cfg.pretrained is not None:
+            path, _ = run(f"pretrain/{Path(cfg.pretrained).name}")
+            one.append(f"pretrained={path}")
+        if cfg.teacher is not None:
+            path, _ = run(Path(cfg.teacher).name.split(",")[0].replace("-", "/", 1))
+            one.append(f"teacher={path}")
+        path = tmp_path / experiment.replace("/", "-")
+        return path, train(composed(*one), path)
+
+    _, metrics = run(name)
     assert metrics["status"] == "done"
     assert all(math.isfinite(epoch["train/loss"]) for epoch in metrics["epochs"])
 

@@ -30,7 +30,7 @@ class ReviewData(lightning.LightningDataModule):
     val is `val_size` reviews drawn from the official train split, the same number of each label;
     train is the rest, or with `refit` all of them; test the official test split. The vocabulary
     comes from train, with `unsupervised` also from the reviews without labels, or it is that of
-    `tokenizer`, the JSON of an earlier one. `for_words` makes batches for a model of language: of
+    `tokenizer`, the JSON of an earlier one. `for_words` makes batches for a model of words: of
     all reviews but val's and test's, and of a fifth of val. A `teacher` tells how probably each of
     some texts is positive: those without labels are then in train too, with the labels that it
     finds likelier, and `told_N` has its probabilities. After `setup`, `facts` says what the reviews

@@ -41,8 +41,6 @@ class Classifier(Network, Passes):
         self.loss = loss
         self.lr = lr
         self.weight_decay = weight_decay
-        self.pretrained: frozenset[str] = frozenset()  # names of parameters
-        self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
         self.told_N: Tensor | None
         self.register_buffer("told_N", None, persistent=False)  # float32, see `targets`
 
@@ -107,21 +105,21 @@ class Classifier(Network, Passes):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups: list[dict[str, Any]] = [{"params": [*self.parameters()]}]
-        if self.pretrained_lr != 1:
-            named = [*self.named_parameters()]
-            groups = [
-                {"params": [p for name, p in named if name not in self.pretrained]},
-                {
-                    "params": [p for name, p in named if name in self.pretrained],
-                    "lr": self.lr * self.pretrained_lr,
-                },
-            ]
-        return adam(self, groups)
+        return adam(self)
 
 
-def adam(model: Any, groups: list[dict[str, Any]]) -> torch.optim.Adam:
-    """With `model`'s learning rate and weight decay, where a group has no other."""
+def adam(model: Passes) -> torch.optim.Adam:
+    """With `model`'s learning rates and weight decay."""
+    groups: list[dict[str, Any]] = [{"params": [*model.parameters()]}]
+    if model.pretrained_lr != 1:
+        named = [*model.named_parameters()]
+        groups = [
+            {"params": [p for name, p in named if name not in model.pretrained]},
+            {
+                "params": [p for name, p in named if name in model.pretrained],
+                "lr": model.lr * model.pretrained_lr,
+            },
+        ]
     # Fused is several times as fast on a CPU, but cannot clip gradients under mixed precision.
     mixed = model._trainer is not None and "mixed" in str(model.trainer.precision)
     return torch.optim.Adam(groups, lr=model.lr, weight_decay=model.weight_decay, fused=not mixed)

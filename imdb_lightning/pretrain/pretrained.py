@@ -16,7 +16,7 @@ from ..run import Run
 
 
 if TYPE_CHECKING:
-    from ..model.network import Network
+    from ..model.passes import Passes
 
 HOW = "python -m imdb_lightning.pretrain makes one"
 GRAMMAR = ("data.train_size", "data.test_size", "data.distance", "data.max_length")
@@ -24,11 +24,10 @@ SAME: dict[str, tuple[str, ...]] = {  # what has to be the same, by what was pre
     "vectors": ("data.name", "data.vocab_size", "data.seed", "data.val_size")
     + ("model.embedding_size",),
 }
-SAME["language_model"] = SAME["vectors"] + (
+SAME["next_words"] = SAME["vectors"] + (
     *("model.hidden_size", "model.bidirectional", "model.num_layers"),
     *("model.layer._target_", "model.cell._target_", "model.cell.reset"),
 )
-SAME["next_words"] = SAME["language_model"]
 
 
 def mistakes(cfg: DictConfig) -> list[str]:
@@ -73,7 +72,7 @@ def weights_file(run: Run) -> Path:
     return run.vectors if run.config.pretrain.name == "vectors" else run.last
 
 
-def load(network: Network, path: Path) -> frozenset[str]:
+def load(model: Passes, path: Path) -> frozenset[str]:
     """Set the weights that were pretrained, and give their names. Raises checkpoint.Damaged."""
     import torch
 
@@ -81,7 +80,7 @@ def load(network: Network, path: Path) -> frozenset[str]:
 
     run = Run(path)
     before = weights(weights_file(run))
-    own = network.state_dict()
+    own = model.state_dict()
     names = frozenset(name for name in before if name.startswith(("embedding.", "backbone.")))
     with torch.no_grad():
         for name in names:
@@ -95,7 +94,8 @@ def facts(path: Path) -> dict[str, Any]:
     metrics = run.metrics
     return {
         "sha256": hashlib.sha256(weights_file(run).read_bytes()).hexdigest(),
-        "settings": config.digest(run.config, seed=False),
+        "settings": config.digest(run.config, seed=False, before=False),
+        "pretrained": metrics["data"].get("pretrained"),
         "unsupervised": run.config.data.unsupervised,
         **{name: metrics.get(name) for name in ("pretrain", "seed", "device")},
         **{name: metrics.get(name) for name in ("seconds", "core_seconds")},

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from .. import durable
+from .. import config, durable
 from ..run import Run
-from .rows import BEFORE, Found
+from .rows import Found
 
 
 def keep(found: Found, folder: Path) -> list[Path]:
@@ -46,7 +46,7 @@ def copy(run: Run, kept: Run) -> None:
     if not metrics.get("baseline"):
         cfg = run.config
         cfg.data.path = cfg.data.cache_dir = None
-        for key in BEFORE:
+        for key in config.BEFORE:
             if cfg.get(key) is not None:
                 cfg[key] = Path(cfg[key]).name
         kept.write_config(cfg)

@@ -23,11 +23,9 @@ from ..report.published import SAME_RUN
 from ..report.runs import Predictions, read_predictions, run_directories
 from ..resume import DAMAGED
 from ..run import Run
-from ..teacher import digest
 
 
-FREE = {*SAME_RUN, "pretrained", "teacher"}  # in what runs of one recipe may differ
-BEFORE = ("pretrained", "teacher")  # what a run may take from earlier ones
+FREE = {*SAME_RUN, *config.BEFORE}  # in what runs of one recipe may differ
 
 
 @dataclass
@@ -75,8 +73,9 @@ class Row:
     def read_unlabelled(self) -> bool:
         """Whether reviews without labels had a part in it."""
         return any(
-            run["data"].get("teacher") or (run["data"].get("pretrained") or {}).get("unsupervised")
+            known.get("unsupervised")
             for run in self.metrics
+            for known in (run["data"], *before(run["data"]))
         )
 
     @property
@@ -105,11 +104,21 @@ class Found:
 
 
 def core_minutes(metrics: dict[str, Any]) -> float:
-    """With those of its pretraining, and of its teacher and the teacher's pretraining."""
-    teacher = metrics["data"].get("teacher")
-    pretrained = [metrics["data"].get("pretrained"), (teacher or {}).get("pretrained")]
-    once = {run["sha256"]: run for run in pretrained if run}
-    return sum(core_seconds(run) for run in (metrics, teacher, *once.values()) if run) / 60
+    """With those of the runs before it, each once."""
+    once = {run["sha256"]: run for run in before(metrics["data"])}
+    return sum(core_seconds(run) for run in (metrics, *once.values())) / 60
+
+
+def before(facts: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """The runs from which it took something, and those from which they did."""
+    for known in filter(None, map(facts.get, config.BEFORE)):
+        yield known
+        yield from before(known)
+
+
+def lineage(facts: dict[str, Any]) -> list[str]:
+    """The settings of the runs before it."""
+    return [known["settings"] for known in before(facts)]
 
 
 def core_seconds(metrics: dict[str, Any]) -> float:
@@ -178,8 +187,7 @@ def collect(folders: Iterable[Path]) -> Found:
                     found.problems.append(f"{path}: other rows in val or test")
                     continue
                 if not metrics.get("baseline"):
-                    before = [metrics["data"].get(key) or {} for key in BEFORE]
-                    own = (settings(run.config), *(known.get("settings") for known in before))
+                    own = (settings(run.config), lineage(metrics["data"]))
                     name = next((name for name, other in wanted().items() if other == own), None)
                     if name is None:
                         found.problems.append(f"{path}: its configuration is not that of a recipe")
@@ -225,20 +233,28 @@ def settings(cfg: DictConfig) -> dict[str, Any]:
 
 
 @cache
-def wanted() -> dict[str, tuple[dict[str, Any], str | None, str | None]]:
-    """The settings of each recipe, and the digests of those of its pretraining and its teacher."""
+def wanted() -> dict[str, tuple[dict[str, Any], list[str]]]:
+    """The settings of each recipe, and the digests of those of the runs before it."""
     found = {}
     for name in ladder():
         (cfg,) = config.check([f"experiment=recipes/{name}"]).jobs
-        pretrained = teacher = None
-        if cfg.pretrained is not None:
-            (began,) = config.check([f"experiment=pretrain/{Path(cfg.pretrained).name}"]).jobs
-            pretrained = config.digest(began, seed=False)
-        if cfg.teacher is not None:  # outputs/sweeps/recipes/recipes-NAME,seed=0
-            other = Path(cfg.teacher).name.removeprefix("recipes-").split(",")[0]
-            (told,) = config.check([f"experiment=recipes/{other}"]).jobs
-            teacher = digest(told)
-        found[name] = (settings(cfg), pretrained, teacher)
+        found[name] = (settings(cfg), lineage(planned(cfg)))
+    return found
+
+
+def planned(cfg: DictConfig) -> dict[str, Any]:
+    """As the facts of a run tell it: the settings of the runs before this one."""
+    experiments = {}
+    if cfg.pretrained is not None:
+        experiments["pretrained"] = f"pretrain/{Path(cfg.pretrained).name}"
+    if cfg.teacher is not None:  # outputs/sweeps/recipes/recipes-NAME,seed=0
+        name = Path(cfg.teacher).name.removeprefix("recipes-").split(",")[0]
+        experiments["teacher"] = f"recipes/{name}"
+    found = {}
+    for key, experiment in experiments.items():
+        (earlier,) = config.check([f"experiment={experiment}"]).jobs
+        digest = config.digest(earlier, seed=False, before=False)
+        found[key] = {"settings": digest, **planned(earlier)}
     return found
 
 

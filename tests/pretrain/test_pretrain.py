@@ -35,12 +35,6 @@ BOTH = ("model=custom_lstm", "model.bidirectional=true")
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("language") / "run"
-    return run_of(path, *BOTH, "pretrain=language_model", "data.unsupervised=true")
-
-
-@pytest.fixture(scope="module")
 def next_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("next_words") / "run"
     return run_of(path, *BOTH, "pretrain=next_words", "data.unsupervised=true")
@@ -52,17 +46,17 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_of(path, "model=rnn", "pretrain=vectors", "data.unsupervised=true")
 
 
-def test_a_pretraining_leaves_a_run(language: Path, vectors: Path) -> None:
-    for path in (language, vectors):
+def test_a_pretraining_leaves_a_run(next_words: Path, vectors: Path) -> None:
+    for path in (next_words, vectors):
         run = Run(path)
         assert run.status == "done"
         assert run.tokenizer.exists() and not run.predictions.exists()
         assert not any(key.startswith("test/") for key in run.metrics)
-    losses = [epoch["val/loss"] for epoch in Run(language).metrics["epochs"]]
+    losses = [epoch["val/loss"] for epoch in Run(next_words).metrics["epochs"]]
     assert len(losses) == 2 and losses[1] < losses[0] < np.log(20_000)
 
 
-@pytest.mark.parametrize("kind", ["language", "next_words", "vectors"])
+@pytest.mark.parametrize("kind", ["next_words", "vectors"])
 def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(kind)
     cfg = composed(*TINY, *BOTH, f"pretrained={path}", "optim.pretrained_lr=0.25")
@@ -87,12 +81,31 @@ def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) 
     assert {slow[id(p)] for name, p in model.named_parameters() if name not in shared} == {1.0}
 
 
-def test_a_run_says_what_it_began_with(language: Path, tmp_path: Path) -> None:
-    cfg = composed(*TINY, *BOTH, f"pretrained={language}")
+def test_next_words_begin_with_word_vectors(vectors: Path, tmp_path: Path) -> None:
+    arguments = [*TINY, *BOTH, "pretrain=next_words", "data.unsupervised=true"]
+    cfg = composed(*arguments, f"pretrained={vectors}", "optim.pretrained_lr=0.1")
+    assert pretrained.mistakes(cfg) == []
+    data = make_data(cfg)
+    data.setup()
+    model = make_model(cfg, data)
+    before = checkpoint.weights(Run(vectors).vectors)
+    assert torch.equal(model.embedding.weight, before["embedding.weight"])
+    slow = model.configure_optimizers().param_groups[1]
+    assert slow["params"] == [model.embedding.weight] and slow["lr"] == pytest.approx(1e-4)
+    words = train(cfg, tmp_path / "words")
+    facts = train(composed(*TINY, *BOTH, f"pretrained={tmp_path / 'words'}"), tmp_path / "run")
+    known = facts["data"]["pretrained"]
+    assert known["pretrained"] == words["data"]["pretrained"]
+    moved = composed(*arguments, "optim.pretrained_lr=0.1", "pretrained=elsewhere")
+    assert known["settings"] == config.digest(moved, seed=False, before=False)
+
+
+def test_a_run_says_what_it_began_with(next_words: Path, tmp_path: Path) -> None:
+    cfg = composed(*TINY, *BOTH, f"pretrained={next_words}")
     facts = train(cfg, tmp_path / "run")["data"]["pretrained"]
-    assert facts["settings"] == config.digest(Run(language).config, seed=False)
+    assert facts["settings"] == config.digest(Run(next_words).config, seed=False)
     assert len(facts["sha256"]) == 64 and facts["unsupervised"] is True
-    assert facts["seconds"] > 0 and facts["pretrain"] == "language_model"
+    assert facts["seconds"] > 0 and facts["pretrain"] == "next_words"
 
 
 WRONG = {
@@ -106,8 +119,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_a_classifier_of_another_kind_is_refused(override: str, language: Path) -> None:
-    cfg = composed(*TINY, *BOTH, f"pretrained={language}", override)
+def test_a_classifier_of_another_kind_is_refused(override: str, next_words: Path) -> None:
+    cfg = composed(*TINY, *BOTH, f"pretrained={next_words}", override)
     assert any(WRONG[override] in line for line in pretrained.mistakes(cfg))
 
 
@@ -160,10 +173,10 @@ def test_other_reviews_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_pretraining_in_its_place_is_seen(language: Path, tmp_path: Path) -> None:
+def test_another_pretraining_in_its_place_is_seen(next_words: Path, tmp_path: Path) -> None:
     """A run that is interrupted does not go on with weights of another beginning."""
     before = tmp_path / "before"
-    shutil.copytree(language, before)
+    shutil.copytree(next_words, before)
     path = run_of(tmp_path / "run", *BOTH, f"pretrained={before}", "trainer.max_epochs=1")
     run = Run(before)
     cfg = composed(*TINY, *BOTH, f"pretrained={before}", "trainer.max_epochs=2", f"resume={path}")
@@ -219,7 +232,7 @@ def test_the_command_pretrains_and_names_what_comes_next(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "a classifier begins with pretrained=" in done.stdout
     metrics = Run(tmp_path / "words").metrics
-    assert (metrics["pretrain"], metrics["model"]) == ("language_model", "rnn")
+    assert (metrics["pretrain"], metrics["model"]) == ("next_words", "rnn")
 
 
 def test_without_reviews_there_is_one_line(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_core_minutes_have_the_pretraining_in_them() -> None:
     vectors = {"sha256": "a", "seconds": 120.0, "device": "cpu (1 threads)"}
     metrics["data"] = {"pretrained": vectors}
     assert rows.core_minutes(metrics) == 4
-    teacher = {"core_seconds": 60.0, "pretrained": vectors}
+    teacher = {"sha256": "t", "core_seconds": 60.0, "pretrained": vectors}
     metrics["data"]["teacher"] = teacher
     assert rows.core_minutes(metrics) == 5
     metrics["data"]["teacher"] = teacher | {"pretrained": vectors | {"sha256": "b"}}
@@ -188,7 +188,7 @@ def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
         "fingerprint": "reviews",
         "pretrained": {
             "sha256": "a",
-            "settings": rows.wanted()["vectors"][1],
+            "settings": rows.wanted()["vectors"][1][0],
             "seconds": 1.0,
             "device": "cpu",
         },

@@ -74,7 +74,7 @@ class Moment(NamedTuple):
 
 
 STEP = "imdb_lightning.model.classifier:Classifier.training_step"
-LANGUAGE_STEP = "imdb_lightning.model.language_model:LanguageModel.training_step"
+LANGUAGE_STEP = "imdb_lightning.model.next_words:NextWords.training_step"
 VALIDATION = "imdb_lightning.model.classifier:Classifier.validation_step"
 TEST = "imdb_lightning.model.classifier:Classifier.test_step"
 

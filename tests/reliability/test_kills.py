@@ -146,7 +146,7 @@ def test_whatever_the_options(
     assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
 
 
-WORDS = ("pretrain=language_model", "data.unsupervised=true", "model=custom_lstm")
+WORDS = ("pretrain=next_words", "data.unsupervised=true", "model=custom_lstm")
 
 
 def test_a_pretraining_goes_on_too(straight: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The model of language: what it predicts from what, and its losses.
+"""The model of the next words: what it predicts from what, and its losses.
 
-pytest tests/model/test_language_model.py
+pytest tests/model/test_next_words.py
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from imdb_lightning.model.language_model import LanguageModel, Sampled
+from imdb_lightning.model.next_words import NextWords, Sampled
 from tests.conftest import TINY, composed
 
 
 ROWS = 30
 
 
-def model_of(*overrides: str, window: int = 1, samples: int = 20) -> LanguageModel:
+def model_of(*overrides: str, window: int = 1, samples: int = 20) -> NextWords:
     cfg = composed(*TINY, f"data.vocab_size={ROWS - 1}", "model.dropout=0", *overrides)
     torch.manual_seed(0)
-    made = LanguageModel.from_config(cfg.model, cfg.optim, window, samples).double()
+    made = NextWords.from_config(cfg.model, cfg.optim, window, samples).double()
     for bias in made.bias:
         torch.nn.init.normal_(bias)
     return made
@@ -36,7 +36,7 @@ def batch_of(*lengths: int) -> Any:
     return tokens_BT, torch.tensor(lengths), nothing, nothing
 
 
-def by_hand(model: LanguageModel, tokens: list[int]) -> tuple[float, int]:
+def by_hand(model: NextWords, tokens: list[int]) -> tuple[float, int]:
     """Sum of nats and number of words, of one review, word by word from what stands before it."""
     total, count = 0.0, 0
     whole = torch.tensor(tokens)

@@ -1,4 +1,4 @@
-"""A model of language that shares the classifier's embedding and backbone, to pretrain both.
+"""A model of the next words with the classifier's embedding and backbone, to pretrain both.
 
 Dimensions: T tokens, B reviews, E embedding size, H hidden size, V rows of the embedding, N words
 to predict, S sampled words.
@@ -25,7 +25,7 @@ PADDING, START = 0, 1  # never predicted
 FREQUENT = 1e-4  # share of all words above which a word is at times left out (Mikolov et al. 2013)
 
 
-class LanguageModel(Passes):
+class NextWords(Passes):
     """Each direction of the backbone predicts the word that it comes to next, or one of the next.
 
     With a `window` of more than one word, the word is drawn from the next `window` of them, anew
@@ -77,7 +77,7 @@ class LanguageModel(Passes):
     @classmethod
     def from_config(
         cls, model: Mapping[str, Any], optim: Mapping[str, Any], window: int, samples: int
-    ) -> LanguageModel:
+    ) -> NextWords:
         """With the sizes, the layer and the dropouts of the groups `model` and `optim`."""
         sizes = ("vocab_size", "embedding_size", "hidden_size", "bidirectional")
         dropouts = ("dropout", "word_dropout", "embedding_dropout")
@@ -169,7 +169,7 @@ class LanguageModel(Passes):
         return {"loss": losses.double().sum().item() / max(int(words.sum()), 1)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adam(self, [{"params": [*self.parameters()]}])
+        return adam(self)
 
 
 class Sampled(torch.autograd.Function):

@@ -10,7 +10,8 @@ bag_of_embeddings: the mean of learned word embeddings, and one linear layer (Py
 
 Each is fitted on train, with the strength of its regularisation or its epoch chosen on val, and
 tested once; then fitted again on all labelled reviews with what val chose, as NAME_refit, and
-tested. It takes `pip install 'imdb-lightning[baselines]'`.
+tested. With --unsupervised each tells the unlabelled reviews too, which a run learns from it with
+`teacher`. It takes `pip install 'imdb-lightning[baselines]'`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 
 
 VAL_SIZE, SPLIT_SEED = 5_000, 0  # data.val_size, data.seed
+UNLABELLED = "unsupervised"
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C of the logistic regressions
 EPOCHS, SIZE, VOCABULARY, LENGTH = 10, 128, 30_000, 100_000  # of the bag of embeddings
 
@@ -140,7 +142,9 @@ BASELINES: dict[str, tuple[Fit, str, Sequence[Any]]] = {
 }
 
 
-def measure(name: str, path: str | None, output: Path, refit: bool) -> None:
+def measure(
+    name: str, path: str | None, output: Path, refit: bool, unsupervised: bool = False
+) -> None:
     """Fit, test and write one baseline, with what val chooses or, as a `refit`, with what it chose.
 
     Leaves with 1 where the reviews cannot be used.
@@ -153,8 +157,8 @@ def measure(name: str, path: str | None, output: Path, refit: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     process.prepare()
     try:
-        copy = sources.find(path)
-        official = sources.load(copy)
+        copy = sources.find(path, unsupervised)
+        official = sources.load(copy, unsupervised)
         rows, val_rows = hold_out(official["train"].labels, VAL_SIZE, SPLIT_SEED)
     except sources.DataError as error:
         print(f"imdb_lightning.baselines: {error}", file=sys.stderr)
@@ -162,7 +166,11 @@ def measure(name: str, path: str | None, output: Path, refit: bool) -> None:
     if refit:
         rows = np.arange(len(official["train"].labels))
     train, val = part(official["train"], rows), part(official["train"], val_rows)
-    test = part(official["test"], np.arange(len(official["test"].labels)))
+    others = {
+        name: part(reviews, np.arange(len(reviews.labels)))
+        for name, reviews in official.items()
+        if name != "train"
+    }
     fit, what, choices = BASELINES[name]
     started = (time.perf_counter(), time.process_time())
     if refit:
@@ -184,7 +192,7 @@ def measure(name: str, path: str | None, output: Path, refit: bool) -> None:
         "chosen": choice,
         "data": {"source": str(copy), "fingerprint": sources.fingerprint(copy)},
     }
-    write(output / about["model"], about, fitted, val, test, started)
+    write(output / about["model"], about, fitted, {"val": val, **others}, started)
 
 
 def times(started: tuple[float, float]) -> dict[str, float]:
@@ -204,11 +212,13 @@ def write(
     folder: Path,
     about: dict[str, Any],
     fitted: Fitted,
-    val: Labelled,
-    test: Labelled,
+    splits: dict[str, Labelled],
     started: tuple[float, float],
 ) -> None:
-    """Test it; metrics.json and predictions.parquet, as a run has them."""
+    """Test it; metrics.json and predictions.parquet, as a run has them.
+
+    The unlabelled reviews stand in the latter too, with the label -1.
+    """
     import torch
 
     from . import process, statistics
@@ -218,13 +228,13 @@ def write(
     from .train import git_commit
 
     scores = {}
-    for name, reviews in (("val", val), ("test", test)):
+    for name, reviews in splits.items():
         logit_N = fitted.logits(reviews.texts)
         scores[name] = Scores(
             loss=statistics.nll(logit_N, reviews.labels),
             accuracy=float(((logit_N > 0) == reviews.labels).mean()),
             index_N=torch.from_numpy(reviews.rows),
-            labels_N=torch.from_numpy(reviews.labels.astype(np.int64)),
+            labels_N=torch.from_numpy(np.where(name == UNLABELLED, -1, reviews.labels)),
             margins_N=torch.from_numpy(logit_N.astype(np.float32)),
         )
     metrics = {
@@ -276,7 +286,7 @@ def main() -> None:
 
     path = path or os.environ.get("IMDB_DATA")
     try:
-        sources.find(path)
+        sources.find(path, arguments.unsupervised)
     except sources.DataError as error:
         leave(str(error))
     failed = False
@@ -287,8 +297,9 @@ def main() -> None:
                 print(f"{folder} is done; another --output fits it again")
                 continue
             # In a process of its own, whose peak of memory is the baseline's.
+            more = arguments.unsupervised and not refit
             process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(name, path, arguments.output, refit)
+                target=measure, args=(name, path, arguments.output, refit, more)
             )
             process.start()
             process.join()
@@ -312,6 +323,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "what", metavar="NAME | data.path=PATH", nargs="*", help="default: all of them"
+    )
+    parser.add_argument(
+        "--unsupervised", action="store_true", help="tell the unlabelled reviews too"
     )
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("outputs/baselines"))
     return parser

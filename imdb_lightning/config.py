@@ -92,6 +92,10 @@ def or_null(rule: tuple[Check, str]) -> tuple[Check, str]:
 
 
 TEXT = (lambda v: isinstance(v, str) and bool(v.strip()), "a text")
+TEXTS = (
+    lambda v: TEXT[0](v) or (isinstance(v, list) and len(v) > 0 and all(map(TEXT[0], v))),
+    "a text or a list of texts",
+)
 SWITCH = one_of(True, False)
 ONE_DEVICE = (
     lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
@@ -103,7 +107,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "test_checkpoint": one_of("last", "best"),
     "resume": or_null(TEXT),
     "pretrained": or_null(TEXT),
-    "teacher": or_null(TEXT),
+    "teacher": or_null(TEXTS),
     "pretrain.name": one_of("vectors", "next_words"),
     "pretrain.window": whole(1),
     "pretrain.negatives": whole(1),

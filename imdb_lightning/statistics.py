@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from scipy.stats import binomtest, fisher_exact, norm, rankdata, t
 
@@ -122,6 +122,16 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
 def nll(logit_N: np.ndarray, label_N: np.ndarray) -> float:
     """Mean negative log-likelihood, nats per review."""
     return float(np.logaddexp(0, -logit_N * (2 * label_N - 1)).mean())
+
+
+def weights(logits_KN: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+    """The weights (K,), none negative, with which the sum of K logits has the least loss on val."""
+
+    def loss(w_K: np.ndarray) -> float:
+        return nll(w_K @ logits_KN, label_N)
+
+    start = np.full(len(logits_KN), 1 / len(logits_KN))
+    return minimize(loss, start, bounds=[(0, None)] * len(start), method="L-BFGS-B").x
 
 
 def temperature(logit_N: np.ndarray, label_N: np.ndarray) -> float:

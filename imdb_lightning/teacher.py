@@ -1,7 +1,7 @@
-"""A finished run that tells the unlabelled reviews to another: `teacher=DIRECTORY`.
+"""Finished runs and baselines that tell another run the unlabelled reviews: `teacher=DIRECTORY`.
 
-Self-training with the teacher's probabilities as labels (Hinton, Vinyals and Dean 2015; Mukherjee
-and Awadallah 2020 for reviews without labels).
+Self-training: the weighted sum of the teachers' logits gives probabilities, which take the place of
+labels (Hinton, Vinyals and Dean 2015; of reviews without labels Mukherjee and Awadallah 2020).
 """
 
 from __future__ import annotations
@@ -12,32 +12,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from . import config
+from . import config, statistics
+from .baselines import SPLIT_SEED, UNLABELLED, VAL_SIZE
 from .data import sources
 from .run import Run
 
 
 SAME = ("data.name", "data.seed", "data.val_size")  # else it has read reviews of val
 GRAMMAR = ("data.train_size", "data.test_size", "data.distance", "data.max_length")
+OF_BASELINES = {"data.name": "imdb", "data.seed": SPLIT_SEED, "data.val_size": VAL_SIZE}
+
+
+def paths(teacher: str | ListConfig) -> list[Path]:
+    """One or several directories."""
+    names = [teacher] if isinstance(teacher, str) else teacher
+    return [Path(name).expanduser() for name in names]
 
 
 def mistakes(cfg: DictConfig) -> list[str]:
-    """A line for each reason why this run cannot learn from `cfg.teacher`."""
-    path = Path(cfg.teacher).expanduser()
+    """A line for each reason why this run cannot learn from those of `cfg.teacher`."""
+    return [line for path in paths(cfg.teacher) for line in _mistakes(cfg, path)]
+
+
+def _mistakes(cfg: DictConfig, path: Path) -> list[str]:
     run = Run(path)
     here = f"teacher={path}"
-    if not (path / ".hydra" / "config.yaml").is_file():
-        return [f"{here}: no run there; python -m imdb_lightning makes one"]
     try:
-        before, now = config.comparable(run.config), config.comparable(cfg)
         metrics = run.metrics
+        baseline = metrics.get("baseline", False)
+        now = config.comparable(cfg)
+        before = OF_BASELINES if baseline else config.comparable(run.config)
+    except FileNotFoundError:
+        return [f"{here}: no run there; python -m imdb_lightning makes one"]
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         return [f"{here}: damaged: {config.one_line(error)}"]
-    if "pretrain.name" in before:
+    if "pretrain" in metrics:
         return [f"{here}: a pretraining, which tells nothing of a review"]
     if metrics.get("status") != "done":
         status = metrics.get("status")
@@ -47,43 +61,70 @@ def mistakes(cfg: DictConfig) -> list[str]:
         for key in (*SAME, *(GRAMMAR if now["data.name"] == "synthetic" else ()))
         if before.get(key) != now.get(key)
     ]
-    if before.get("data.refit") and not now.get("data.refit"):
-        lines.append(f"{here}: it has read val's reviews (data.refit); so must this run")
+    if metrics.get("refit"):
+        lines.append(f"{here}: it has read val's reviews, on which teachers are weighted")
     if now["data.name"] == "imdb" and not lines:
         # Another copy may have its reviews in another order, and others of them in val.
         if metrics["data"].get("fingerprint") != sources.fingerprint(sources.find(cfg.data.path)):
             lines.append(f"{here}: it has read other reviews than those of this run")
-    if not lines:
+    if lines:
+        return lines
+    try:
+        known = _logits(run, UNLABELLED if baseline else "val")[1]
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        return [f"{here}: predictions.parquet is damaged: {config.one_line(error)}"]
+    if not len(known):
+        return [f"{here}: it was fitted without --unsupervised; fit it anew with it"]
+    if not baseline:
         from .trained import LoadError, load
 
         try:
             load(path)
         except LoadError as error:
-            lines.append(f"teacher: {error}")
-    return lines
+            return [f"teacher: {error}"]
+    return []
 
 
-def checkpoint(run: Run) -> Path:
-    """The weights that it tested."""
-    return run.best if run.metrics.get("test_checkpoint") == "best" else run.last
+def _logits(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits of its predictions, by row."""
+    table = pyarrow.parquet.read_table(run.predictions, filters=[("split", "==", split)])
+    table = table.sort_by("index")
+    return table["label"].to_numpy() == 1, table["logit"].to_numpy().astype(float)
 
 
-def tell(path: Path, texts: Sequence[str]) -> np.ndarray:
-    """Probability that a review is positive: float32 (N,), calibrated on val."""
+def tell(teachers: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
+    """Probability that a review is positive: float32 (N,), with weights that val tells."""
     from .trained import load
 
-    model = load(path)
-    logit_N = model.logits(texts) / model.temperature
-    return (1 / (1 + np.exp(-logit_N))).astype(np.float32)
+    val_KN, told_KN = [], []
+    for path in teachers:
+        run = Run(path)
+        label_N, logit_N = _logits(run, "val")
+        val_KN.append(logit_N)
+        if run.metrics.get("baseline"):
+            told_KN.append(_logits(run, UNLABELLED)[1])
+        else:
+            told_KN.append(load(path).logits(texts).astype(float))
+    w_K = statistics.weights(np.stack(val_KN), label_N)
+    return (1 / (1 + np.exp(-(w_K @ np.stack(told_KN))))).astype(np.float32)
 
 
-def facts(path: Path) -> dict[str, Any]:
-    """For metrics.json: which run it was, and what it took."""
-    run = Run(path)
+def facts(teachers: Sequence[Path]) -> list[dict[str, Any]]:
+    """For metrics.json: which runs they were, and what they took."""
+    return [_facts(Run(path)) for path in teachers]
+
+
+def _facts(run: Run) -> dict[str, Any]:
     metrics = run.metrics
+    if metrics.get("baseline"):
+        settings, unlabelled = metrics["model"], False
+    else:
+        settings = config.digest(run.config, seed=False, before=False)
+        unlabelled = run.config.data.unsupervised
     return {
-        "sha256": hashlib.sha256(checkpoint(run).read_bytes()).hexdigest(),
-        "settings": config.digest(run.config, seed=False, before=False),
+        "sha256": hashlib.sha256(run.predictions.read_bytes()).hexdigest(),
+        "settings": settings,
+        "unsupervised": unlabelled,
         **{name: metrics["data"].get(name) for name in config.BEFORE},
         **{name: metrics.get(name) for name in ("model", "seed", "device")},
         **{name: metrics.get(name) for name in ("seconds", "core_seconds")},

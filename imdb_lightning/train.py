@@ -75,7 +75,7 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
         if cfg.pretrained is not None:
             data.facts["pretrained"] = pretrained.facts(Path(cfg.pretrained).expanduser())
         if cfg.teacher is not None:
-            data.facts["teacher"] = teacher.facts(Path(cfg.teacher).expanduser())
+            data.facts["teacher"] = teacher.facts(teacher.paths(cfg.teacher))
         if cfg.resume is not None:
             go_on(cfg, run, data, start)
         run.write_config(cfg)
@@ -114,7 +114,7 @@ def make_data(cfg: DictConfig) -> ReviewData:
         words = Run(Path(cfg.pretrained).expanduser()).tokenizer.read_text("utf-8")
     tell = None
     if cfg.teacher is not None:
-        tell = partial(teacher.tell, Path(cfg.teacher).expanduser())
+        tell = partial(teacher.tell, teacher.paths(cfg.teacher))
     return ReviewData(cfg.data, cfg.seed, words, for_words="pretrain" in cfg, teacher=tell)
 
 

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute
+import pyarrow.parquet
 import pytest
 
 from imdb_lightning import baselines
@@ -63,6 +65,27 @@ def test_what_it_leaves_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert metrics[f"{split}/acc"] == rows.right.mean() == 1
         assert metrics["model"] == name and metrics["status"] == "done"
         assert metrics["chosen"] == 1e-4  # the first of equals
+
+
+def test_the_unlabelled_reviews_are_told_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines, "VAL_SIZE", 40)
+    monkeypatch.setitem(BASELINES, "nb_logistic", (baselines.nb_logistic, "C", (1.0,)))
+    unlabelled = some_reviews(30, 260)
+    data = write_parquet(
+        tmp_path / "d",
+        train=some_reviews(200),
+        test=some_reviews(60, 200),
+        unsupervised={"text": unlabelled["text"], "label": [-1] * 30},
+    )
+    baselines.measure("nb_logistic", str(data), tmp_path / "out", False, unsupervised=True)
+    table = pyarrow.parquet.read_table(Run(tmp_path / "out" / "nb_logistic").predictions)
+    told = table.filter(pyarrow.compute.equal(table["split"], "unsupervised"))
+    assert told["label"].to_pylist() == [-1] * 30 and told["index"].to_pylist() == [*range(30)]
+    assert [logit > 0 for logit in told["logit"].to_pylist()] == [
+        label == 1 for label in unlabelled["label"]
+    ]
 
 
 @pytest.mark.parametrize(

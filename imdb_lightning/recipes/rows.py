@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow
 import yaml
 from omegaconf import DictConfig
-from scipy.optimize import minimize
 
-from .. import config, statistics
+from .. import config, statistics, teacher
 from ..report.published import SAME_RUN
 from ..report.runs import Predictions, read_predictions, run_directories
 from ..resume import DAMAGED
@@ -111,7 +110,8 @@ def core_minutes(metrics: dict[str, Any]) -> float:
 
 def before(facts: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """The runs from which it took something, and those from which they did."""
-    for known in filter(None, map(facts.get, config.BEFORE)):
+    pretrained = facts.get("pretrained")
+    for known in [*([pretrained] if pretrained else ()), *(facts.get("teacher") or ())]:
         yield known
         yield from before(known)
 
@@ -244,38 +244,34 @@ def wanted() -> dict[str, tuple[dict[str, Any], list[str]]]:
 
 def planned(cfg: DictConfig) -> dict[str, Any]:
     """As the facts of a run tell it: the settings of the runs before this one."""
-    experiments = {}
-    if cfg.pretrained is not None:
-        experiments["pretrained"] = f"pretrain/{Path(cfg.pretrained).name}"
-    if cfg.teacher is not None:  # outputs/sweeps/recipes/recipes-NAME,seed=0
-        name = Path(cfg.teacher).name.removeprefix("recipes-").split(",")[0]
-        experiments["teacher"] = f"recipes/{name}"
-    found = {}
-    for key, experiment in experiments.items():
+
+    def of(experiment: str) -> dict[str, Any]:
         (earlier,) = config.check([f"experiment={experiment}"]).jobs
         digest = config.digest(earlier, seed=False, before=False)
-        found[key] = {"settings": digest, **planned(earlier)}
+        return {"settings": digest, **planned(earlier)}
+
+    found: dict[str, Any] = {}
+    if cfg.pretrained is not None:
+        found["pretrained"] = of(f"pretrain/{Path(cfg.pretrained).name}")
+    if cfg.teacher is not None:
+        found["teacher"] = [
+            # Of a grid's recipes-NAME,seed=0, else a baseline.
+            of(f"recipes/{path.name.removeprefix('recipes-').split(',')[0]}")
+            if path.name.startswith("recipes-")
+            else {"settings": path.name}
+            for path in teacher.paths(cfg.teacher)
+        ]
     return found
 
 
 # What is made of several models
 
 
-def weights(logits_KN: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-    """The weights (K,), none negative, with which the sum of K logits has the least loss on val."""
-
-    def loss(w_K: np.ndarray) -> float:
-        return statistics.nll(w_K @ logits_KN, label_N)
-
-    start = np.full(len(logits_KN), 1 / len(logits_KN))
-    return minimize(loss, start, bounds=[(0, None)] * len(start), method="L-BFGS-B").x
-
-
 def beside(row: Row, other: Row, name: str, what: str) -> Row:
     """Each run's logit beside that of `other`, weighted on val."""
     made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds, made_of=[other])
     for own_val, own_test in zip(row.val, row.test, strict=True):
-        w_K = weights(np.stack([own_val.logit, other.val[0].logit]), own_val.label)
+        w_K = statistics.weights(np.stack([own_val.logit, other.val[0].logit]), own_val.label)
         for kept, first, second in (
             (made.val, own_val, other.val[0]),
             (made.test, own_test, other.test[0]),

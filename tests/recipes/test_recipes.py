@@ -102,9 +102,9 @@ def test_core_minutes_have_the_pretraining_in_them() -> None:
     metrics["data"] = {"pretrained": vectors}
     assert rows.core_minutes(metrics) == 4
     teacher = {"sha256": "t", "core_seconds": 60.0, "pretrained": vectors}
-    metrics["data"]["teacher"] = teacher
+    metrics["data"]["teacher"] = [teacher]
     assert rows.core_minutes(metrics) == 5
-    metrics["data"]["teacher"] = teacher | {"pretrained": vectors | {"sha256": "b"}}
+    metrics["data"]["teacher"] = [teacher | {"pretrained": vectors | {"sha256": "b"}}]
     assert rows.core_minutes(metrics) == 7
     metrics["data"] = {"pretrained": vectors}
     metrics["core_seconds"] = 90.0
@@ -116,7 +116,7 @@ def test_weights_have_the_least_loss_on_val() -> None:
     row = of("a", 0)
     (val,) = row.val
     logits_KN = np.stack([val.logit, np.random.default_rng(1).normal(size=500), -val.logit])
-    w_K = rows.weights(logits_KN, val.label)
+    w_K = statistics.weights(logits_KN, val.label)
     assert (w_K >= 0).all() and w_K[1] < 0.2 and w_K[2] < w_K[0]
     best = statistics.nll(w_K @ logits_KN, val.label)
     for k in range(3):

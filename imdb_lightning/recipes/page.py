@@ -158,9 +158,9 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
 
 
 def combinations(found: Found) -> list[Row]:
-    """The best rung on val beside the NB branch, as an ensemble, and both."""
+    """The best rung on val, and its refit, beside the NB branch, as an ensemble, and both."""
     chosen = [row for row in found.rungs.values() if not row.refit]
-    branch = found.baselines.get(BRANCH)
+    branch, branch_refit = (found.baselines.get(name) for name in (BRANCH, f"{BRANCH}_refit"))
     made = []
     for title, rows in (
         ("labelled reviews alone", [row for row in chosen if not row.read_unlabelled]),
@@ -169,19 +169,35 @@ def combinations(found: Found) -> list[Row]:
         if not rows:
             continue
         best = max(rows, key=lambda row: row.val_accuracy)
-        several = len(best.seeds) > 1
+        made += together(best, branch, title)
+        for row in found.rungs.values():
+            if row.refit and row.below == best.name and row.seeds == best.seeds:
+                on = None if branch is None else (best, branch)
+                made += together(row, branch_refit, title, on)
+    return made
+
+
+def together(
+    row: Row, branch: Row | None, title: str, on: tuple[Row, Row] | None = None
+) -> list[Row]:
+    """`on`: what the row and the branch are refits of."""
+    made = []
+    several = len(row.seeds) > 1
+    known, known_branch = on or (None, None)
+    if several:
+        what = f"{title}: mean logit of {len(row.seeds)} seeds"
+        one = ensemble(row, f"{row.name}, ensemble", what, known)
+        made.append(one)
+    if branch is not None:
+        what = f"{title}: its logit beside {branch.name}'s, weighted on val"
+        made.append(beside(row, branch, f"{row.name} + {branch.name}", what, on))
         if several:
-            what = f"mean logit of its {len(best.seeds)} seeds"
-            together = ensemble(best, f"{best.name}, ensemble", what)
-            made.append(together)
-        if branch is not None:
-            what = f"{title}: its logit beside {BRANCH}'s, weighted on val"
-            made.append(beside(best, branch, f"{best.name} + {BRANCH}", what))
-            if several:
-                what = f"the ensemble's logit beside {BRANCH}'s, weighted on val"
-                both = beside(together, branch, f"{together.name} + {BRANCH}", what)
-                both.below = best.name
-                made.append(both)
+            if known is not None and known_branch is not None:
+                on = (ensemble(known, "", ""), known_branch)
+            what = f"{title}: the ensemble's logit beside {branch.name}'s, weighted on val"
+            both = beside(one, branch, f"{one.name} + {branch.name}", what, on)
+            both.below = row.name
+            made.append(both)
     return made
 
 

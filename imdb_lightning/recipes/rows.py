@@ -267,11 +267,16 @@ def planned(cfg: DictConfig) -> dict[str, Any]:
 # What is made of several models
 
 
-def beside(row: Row, other: Row, name: str, what: str) -> Row:
-    """Each run's logit beside that of `other`, weighted on val."""
+def beside(row: Row, other: Row, name: str, what: str, on: tuple[Row, Row] | None = None) -> Row:
+    """Each run's logit beside that of `other`, weighted on val.
+
+    Of a refit, which has read val, the weights are those of the models `on` that it is a refit of.
+    """
     made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds, made_of=[other])
-    for own_val, own_test in zip(row.val, row.test, strict=True):
-        w_K = statistics.weights(np.stack([own_val.logit, other.val[0].logit]), own_val.label)
+    known, known_other = on or (row, other)
+    for number, (own_val, own_test) in enumerate(zip(row.val, row.test, strict=True)):
+        val = known.val[number]
+        w_K = statistics.weights(np.stack([val.logit, known_other.val[0].logit]), val.label)
         for kept, first, second in (
             (made.val, own_val, other.val[0]),
             (made.test, own_test, other.test[0]),
@@ -281,10 +286,13 @@ def beside(row: Row, other: Row, name: str, what: str) -> Row:
     return made
 
 
-def ensemble(row: Row, name: str, what: str) -> Row:
-    """The mean of the seeds' logits, each by its own temperature: one model."""
+def ensemble(row: Row, name: str, what: str, on: Row | None = None) -> Row:
+    """The mean of the seeds' logits, each by its own temperature: one model.
+
+    Of a refit, the temperatures are those of the runs `on` that it is a refit of.
+    """
     made = Row(name, what, row.name, metrics=row.metrics, seeds=[-1])
-    temperatures = [statistics.temperature(val.logit, val.label) for val in row.val]
+    temperatures = [statistics.temperature(val.logit, val.label) for val in (on or row).val]
     for kept, splits in ((made.val, row.val), (made.test, row.test)):
         logit_N = np.mean([s.logit / t for s, t in zip(splits, temperatures, strict=True)], 0)
         kept.append(Predictions(splits[0].index, splits[0].label, logit_N))

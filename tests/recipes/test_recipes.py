@@ -136,6 +136,25 @@ def test_models_together_are_better_than_each() -> None:
     assert together.right_SN.shape == (1, 900) and together.right_SN.mean() > alone + 0.02
 
 
+def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
+    """Its own logits on val, which it has read, play no part."""
+    row, branch = of("net", 0, 1), of("nb_logistic", 0)
+    refit, branch_refit = of("again", 0, 1, skill=1.2, below="net"), of("nb_logistic_refit", 0)
+    for one in (refit, branch_refit):
+        one.metrics = [run | {"refit": True} for run in one.metrics]
+        one.val = [Predictions(val.index, val.label, np.nan * val.logit) for val in one.val]
+    baselines = {one.name: one for one in (branch, branch_refit)}
+    made = {r.name: r for r in page.combinations(Found({"net": row, "again": refit}, baselines))}
+    assert len(made) == 6
+    w_K = statistics.weights(np.stack([row.val[1].logit, branch.val[0].logit]), row.val[1].label)
+    both = made["again + nb_logistic_refit"]
+    expected = w_K @ np.stack([refit.test[1].logit, branch_refit.test[0].logit])
+    np.testing.assert_allclose(both.test[1].logit, expected)
+    assert both.refit and both.right_SN.mean() > refit.right_SN.mean()
+    several = made["again, ensemble + nb_logistic_refit"]
+    assert np.isfinite(several.test[0].logit).all()
+
+
 def test_a_difference_is_that_of_the_same_seeds() -> None:
     better, worse = of("better", 0, 1, 3, skill=1.5), of("worse", 1, 3, 4)
     compared = rows.against(better, worse)

@@ -5,6 +5,8 @@ pytest tests/recipes
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from imdb_lightning.recipes.keep import keep
 from imdb_lightning.recipes.rows import Found, Row
 from imdb_lightning.report.runs import Predictions
 from imdb_lightning.run import Run
-from tests.conftest import composed, run_of
+from tests.conftest import composed, environment, run_of
 
 
 LADDER = rows.ladder()
@@ -228,3 +230,20 @@ def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(one.logit, other.logit, rtol=1e-3)
     for file in (file for file in kept.rglob("*") if file.is_file()):
         assert str(tmp_path).encode() not in file.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_page_in_docs_is_made_of_the_runs_beside_it(real_data: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "imdb_lightning.recipes"]
+        + ["docs/recipes_runs", "--output", str(tmp_path)],
+        cwd=root,
+        env=environment(tmp_path) | {"IMDB_DATA": real_data},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "recipes.md").read_text() == (root / "docs" / "recipes.md").read_text()

@@ -268,9 +268,12 @@ def no_pretraining(jobs: list[DictConfig]) -> list[str]:
 
 def no_teacher(jobs: list[DictConfig]) -> list[str]:
     """A line for each reason why a job cannot learn from the run that it names as teacher."""
-    from . import teacher
+    taught = [cfg for cfg in jobs if cfg.teacher is not None]
+    if not taught:
+        return []
+    from . import teacher  # seconds: only where the answer needs it
 
-    lines = [line for cfg in jobs if cfg.teacher is not None for line in teacher.mistakes(cfg)]
+    lines = [line for cfg in taught for line in teacher.mistakes(cfg)]
     return list(dict.fromkeys(lines))
 
 

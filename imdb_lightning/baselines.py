@@ -190,7 +190,11 @@ def measure(
         **({"refit": True} if refit else {}),
         "what": what,
         "chosen": choice,
-        "data": {"source": str(copy), "fingerprint": sources.fingerprint(copy)},
+        "data": {
+            "source": str(copy),
+            "fingerprint": sources.fingerprint(copy),
+            **({UNLABELLED: sources.fingerprint(copy, (UNLABELLED,))} if unsupervised else {}),
+        },
     }
     write(output / about["model"], about, fitted, {"val": val, **others}, started)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pyarrow.parquet
 import yaml
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
+from scipy.special import expit
 
 from . import config, statistics
 from .baselines import SPLIT_SEED, UNLABELLED, VAL_SIZE
 from .data import sources
 from .run import Run
+from .trained import LoadError, load
 
 
 SAME = ("data.name", "data.seed", "data.val_size")  # else it has read reviews of val
@@ -65,24 +68,33 @@ def _mistakes(cfg: DictConfig, path: Path) -> list[str]:
         lines.append(f"{here}: it has read val's reviews, on which teachers are weighted")
     if now["data.name"] == "imdb" and not lines:
         # Another copy may have its reviews in another order, and others of them in val.
-        if metrics["data"].get("fingerprint") != sources.fingerprint(sources.find(cfg.data.path)):
+        if metrics["data"].get("fingerprint") != _fingerprint(cfg.data.path):
             lines.append(f"{here}: it has read other reviews than those of this run")
+        elif baseline and metrics["data"].get(UNLABELLED) != _unlabelled(cfg.data.path):
+            lines.append(f"{here}: it was not fitted with --unsupervised on these reviews; do so")
     if lines:
         return lines
     try:
-        known = _logits(run, UNLABELLED if baseline else "val")[1]
+        known = _logits(run, "val")[1]
+        if not len(known):
+            raise ValueError("no rows of val")
+        if not baseline:
+            load(path)
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
         return [f"{here}: predictions.parquet is damaged: {config.one_line(error)}"]
-    if not len(known):
-        return [f"{here}: it was fitted without --unsupervised; fit it anew with it"]
-    if not baseline:
-        from .trained import LoadError, load
-
-        try:
-            load(path)
-        except LoadError as error:
-            return [f"teacher: {error}"]
+    except LoadError as error:
+        return [f"teacher: {error}"]
     return []
+
+
+@cache
+def _fingerprint(path: str | None) -> str:
+    return sources.fingerprint(sources.find(path))
+
+
+@cache
+def _unlabelled(path: str | None) -> str:
+    return sources.fingerprint(sources.find(path, True), (UNLABELLED,))
 
 
 def _logits(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -93,20 +105,24 @@ def _logits(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tell(teachers: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
-    """Probability that a review is positive: float32 (N,), with weights that val tells."""
-    from .trained import load
+    """Probability that a review is positive: float32 (N,), with weights that val tells.
 
+    Raises DataError where one of them is gone or damaged.
+    """
     val_KN, told_KN = [], []
     for path in teachers:
         run = Run(path)
-        label_N, logit_N = _logits(run, "val")
-        val_KN.append(logit_N)
-        if run.metrics.get("baseline"):
-            told_KN.append(_logits(run, UNLABELLED)[1])
-        else:
-            told_KN.append(load(path).logits(texts).astype(float))
+        try:
+            label_N, logit_N = _logits(run, "val")
+            val_KN.append(logit_N)
+            if run.metrics.get("baseline"):
+                told_KN.append(_logits(run, UNLABELLED)[1])
+            else:
+                told_KN.append(load(path).logits(texts).astype(float))
+        except (OSError, KeyError, ValueError, pyarrow.ArrowException, LoadError) as error:
+            raise sources.DataError(f"teacher={path}: {config.one_line(error)}") from None
     w_K = statistics.weights(np.stack(val_KN), label_N)
-    return (1 / (1 + np.exp(-(w_K @ np.stack(told_KN))))).astype(np.float32)
+    return expit(w_K @ np.stack(told_KN)).astype(np.float32)
 
 
 def facts(teachers: Sequence[Path]) -> list[dict[str, Any]]:
@@ -120,7 +136,7 @@ def _facts(run: Run) -> dict[str, Any]:
         settings, unlabelled = metrics["model"], False
     else:
         settings = config.digest(run.config, seed=False, before=False)
-        unlabelled = run.config.data.unsupervised
+        unlabelled = run.config.data.get("unsupervised", False)
     return {
         "sha256": hashlib.sha256(run.predictions.read_bytes()).hexdigest(),
         "settings": settings,

@@ -166,4 +166,4 @@ def test_a_baseline_is_a_teacher_too(
     assert [p > 0.5 for p in told_N] == [label == 1 for label in some_reviews(30, 260)["label"]]
     cfg.teacher = str(tmp_path / "False" / "nb_logistic")
     (line,) = teacher.mistakes(cfg)
-    assert "fit it anew with it" in line
+    assert "it was not fitted with --unsupervised" in line

@@ -95,8 +95,8 @@ def facts(path: Path) -> dict[str, Any]:
     return {
         "sha256": hashlib.sha256(weights_file(run).read_bytes()).hexdigest(),
         "settings": config.digest(run.config, seed=False, before=False),
-        "pretrained": metrics["data"].get("pretrained"),
-        "unsupervised": run.config.data.unsupervised,
+        **({"pretrained": known} if (known := metrics["data"].get("pretrained")) else {}),
+        "unsupervised": run.config.data.get("unsupervised", False),
         **{name: metrics.get(name) for name in ("pretrain", "seed", "device")},
         **{name: metrics.get(name) for name in ("seconds", "core_seconds")},
     }

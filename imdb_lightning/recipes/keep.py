@@ -19,7 +19,7 @@ def keep(found: Found, folder: Path) -> list[Path]:
     for row in [*found.baselines.values(), *found.rungs.values()]:
         for path, seed in zip(row.paths, row.seeds, strict=True):
             kept = folder / f"{row.name},seed={seed}"
-            if not kept.exists():
+            if not (kept / "metrics.json").exists():
                 copy(Run(path), Run(kept))
                 new.append(kept)
     return new
@@ -28,7 +28,7 @@ def keep(found: Found, folder: Path) -> list[Path]:
 def copy(run: Run, kept: Run) -> None:
     """Without the paths of the machine that it ran on."""
     metrics = run.metrics
-    metrics["data"].pop("source")
+    metrics["data"].pop("source", None)
     seen = [("split", "in", ("val", "test"))]  # not what a baseline tells of unlabelled reviews
     table = pyarrow.parquet.read_table(run.predictions, filters=seen)
     logits = table["logit"].to_numpy().astype(np.float16).astype(np.float32)
@@ -42,7 +42,7 @@ def copy(run: Run, kept: Run) -> None:
         use_dictionary=["split"],
         column_encoding={"index": "DELTA_BINARY_PACKED", "logit": "BYTE_STREAM_SPLIT"},
     )
-    kept.path.mkdir(parents=True)
+    kept.path.mkdir(parents=True, exist_ok=True)
     durable.write(kept.predictions, buffer.getvalue().to_pybytes())
     if not metrics.get("baseline"):
         cfg = run.config

@@ -16,7 +16,7 @@ from .. import durable, statistics
 from ..data import sources
 from ..evaluate import LENGTHS
 from ..report.figures import FAINT, LINES, STYLE, as_file, panel, svg
-from .rows import Found, Row, against, beside, ensemble
+from .rows import Found, Row, against, beside, ensemble, ladder
 
 
 MARK = "<!-- imdb_lightning.recipes -->"
@@ -171,19 +171,23 @@ def combinations(found: Found) -> list[Row]:
         best = max(rows, key=lambda row: row.val_accuracy)
         made += together(best, branch, title)
         for row in found.rungs.values():
-            if row.refit and row.below == best.name and row.seeds == best.seeds:
-                on = None if branch is None else (best, branch)
-                made += together(row, branch_refit, title, on)
+            if row.refit and ladder()[row.name].below == best.name and row.seeds == best.seeds:
+                again = branch_refit if branch is not None else None
+                made += together(row, again, title, best, branch)
     return made
 
 
 def together(
-    row: Row, branch: Row | None, title: str, on: tuple[Row, Row] | None = None
+    row: Row,
+    branch: Row | None,
+    title: str,
+    known: Row | None = None,
+    known_branch: Row | None = None,
 ) -> list[Row]:
-    """`on`: what the row and the branch are refits of."""
+    """`known`: what the row and the branch are refits of."""
     made = []
     several = len(row.seeds) > 1
-    known, known_branch = on or (None, None)
+    on = (known, known_branch) if known is not None and known_branch is not None else None
     if several:
         what = f"{title}: mean logit of {len(row.seeds)} seeds"
         one = ensemble(row, f"{row.name}, ensemble", what, known)

@@ -84,12 +84,20 @@ class Row:
 
     @property
     def core_minutes(self) -> float:
-        """What one of its models takes, mean over runs, pretraining included."""
-        if len(self.seeds) == 1:  # an ensemble takes what all of its runs do
-            own = sum(core_minutes(run) for run in self.metrics)
-        else:
-            own = float(np.mean([core_minutes(run) for run in self.metrics]))
-        return own + sum(row.core_minutes for row in self.made_of)
+        """What one of its models takes, mean over runs, with all that went before."""
+        # An ensemble takes what all of its runs do.
+        models = [self.metrics] if len(self.seeds) == 1 else [[run] for run in self.metrics]
+        return float(np.mean([sum(self.work(runs).values()) for runs in models])) / 60
+
+    def work(self, runs: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
+        """Core-seconds of these runs and of those before them, by settings and seed: each once."""
+        found = {(self.name, number): core_seconds(run) for number, run in enumerate(runs)}
+        for run in runs:
+            for known in before(run["data"]):
+                found[known["settings"], known["seed"]] = core_seconds(known)
+        for row in self.made_of:
+            found |= row.work(row.metrics)
+        return found
 
 
 @dataclass
@@ -100,12 +108,6 @@ class Found:
     baselines: dict[str, Row] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     fingerprint: str | None = None  # of the reviews, the same for all
-
-
-def core_minutes(metrics: dict[str, Any]) -> float:
-    """With those of the runs before it, each once."""
-    once = {run["sha256"]: run for run in before(metrics["data"])}
-    return sum(core_seconds(run) for run in (metrics, *once.values())) / 60
 
 
 def before(facts: dict[str, Any]) -> Iterable[dict[str, Any]]:

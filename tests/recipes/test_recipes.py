@@ -8,7 +8,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -97,21 +96,35 @@ def test_no_two_recipes_are_one() -> None:
     assert len(set(wanted)) == len(wanted) == len(LADDER)
 
 
-def test_core_minutes_have_the_pretraining_in_them() -> None:
-    metrics: dict[str, Any] = {"seconds": 60.0, "device": "cpu (2 threads)", "data": {}}
-    assert rows.core_minutes(metrics) == 2
-    vectors = {"sha256": "a", "seconds": 120.0, "device": "cpu (1 threads)"}
+def test_core_minutes_have_all_in_them_that_went_before() -> None:
+    row = of("net", 0)
+    (metrics,) = row.metrics
+    assert row.core_minutes == 2  # a minute of two threads
+    vectors = {"settings": "v", "seed": 0, "seconds": 120.0, "device": "cpu (1 threads)"}
     metrics["data"] = {"pretrained": vectors}
-    assert rows.core_minutes(metrics) == 4
-    teacher = {"sha256": "t", "core_seconds": 60.0, "pretrained": vectors}
+    assert row.core_minutes == 4
+    teacher = {"settings": "t", "seed": 0, "core_seconds": 60.0, "pretrained": vectors}
     metrics["data"]["teacher"] = [teacher]
-    assert rows.core_minutes(metrics) == 5
-    metrics["data"]["teacher"] = [teacher | {"pretrained": vectors | {"sha256": "b"}}]
-    assert rows.core_minutes(metrics) == 7
+    assert row.core_minutes == 5
+    metrics["data"]["teacher"] = [teacher | {"pretrained": vectors | {"settings": "other"}}]
+    assert row.core_minutes == 7
     metrics["data"] = {"pretrained": vectors}
     metrics["core_seconds"] = 90.0
-    assert rows.core_minutes(metrics) == 3.5
+    assert row.core_minutes == 3.5
     assert rows.threads("NVIDIA H100") == 1
+
+
+def test_what_several_models_share_is_counted_once() -> None:
+    row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
+    vectors = {"settings": "v", "seed": 0, "core_seconds": 60.0}
+    told = {"settings": "nb_logistic", "seed": 0, "core_seconds": 120.0}
+    for run in row.metrics:
+        run["data"] = {"pretrained": vectors, "teacher": [told]}
+    assert row.core_minutes == 2 + 1 + 2
+    assert rows.beside(row, branch, "both", "").core_minutes == 2 + 1 + 2
+    together = rows.ensemble(row, "three", "")
+    assert together.core_minutes == 3 * 2 + 1 + 2
+    assert rows.beside(together, branch, "all", "").core_minutes == 3 * 2 + 1 + 2
 
 
 def test_weights_have_the_least_loss_on_val() -> None:
@@ -140,20 +153,24 @@ def test_models_together_are_better_than_each() -> None:
 
 def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
     """Its own logits on val, which it has read, play no part."""
-    row, branch = of("net", 0, 1), of("nb_logistic", 0)
-    refit, branch_refit = of("again", 0, 1, skill=1.2, below="net"), of("nb_logistic_refit", 0)
+    row, branch = of("train_vectors", 0, 1), of("nb_logistic", 0)
+    refit = of("refit", 0, 1, skill=1.2, below="train_vectors")
+    branch_refit = of("nb_logistic_refit", 0)
     for one in (refit, branch_refit):
         one.metrics = [run | {"refit": True} for run in one.metrics]
         one.val = [Predictions(val.index, val.label, np.nan * val.logit) for val in one.val]
     baselines = {one.name: one for one in (branch, branch_refit)}
     made = {r.name: r for r in page.combinations(Found({"net": row, "again": refit}, baselines))}
+    alone = page.combinations(Found({"a": row, "b": refit}, {branch_refit.name: branch_refit}))
+    assert [r.name for r in alone] == ["train_vectors, ensemble", "refit, ensemble"]
+    assert all(np.isfinite(r.test[0].logit).all() for r in alone)
     assert len(made) == 6
     w_K = statistics.weights(np.stack([row.val[1].logit, branch.val[0].logit]), row.val[1].label)
-    both = made["again + nb_logistic_refit"]
+    both = made["refit + nb_logistic_refit"]
     expected = w_K @ np.stack([refit.test[1].logit, branch_refit.test[0].logit])
     np.testing.assert_allclose(both.test[1].logit, expected)
     assert both.refit and both.right_SN.mean() > refit.right_SN.mean()
-    several = made["again, ensemble + nb_logistic_refit"]
+    several = made["refit, ensemble + nb_logistic_refit"]
     assert np.isfinite(several.test[0].logit).all()
 
 
@@ -210,6 +227,7 @@ def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
         "pretrained": {
             "sha256": "a",
             "settings": rows.wanted()["vectors"][1][0],
+            "seed": 0,
             "seconds": 1.0,
             "device": "cpu",
         },

@@ -101,6 +101,7 @@ def test_a_teacher_that_has_read_other_reviews_is_refused(override: str, taught_
     assert any(WRONG[override] in line for line in lines)
 
 
+@pytest.mark.slow
 def test_what_cannot_tell_is_refused(tmp_path: Path) -> None:
     words = run_of(tmp_path / "words", "model=rnn", "pretrain=vectors", "trainer.max_epochs=1")
     refit = run_of(tmp_path / "refit", "model=rnn", "trainer.max_epochs=1", "data.refit=true")
@@ -126,6 +127,7 @@ def test_the_command_line_refuses_it_too(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1 and not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_several_teachers_are_weighted_on_val(taught_by: Path, tmp_path: Path) -> None:
     other = run_of(tmp_path / "other", "model=gru", "seed=1")
     cfg = composed(*TINY, "data.unsupervised=true")
@@ -144,6 +146,7 @@ def test_several_teachers_are_weighted_on_val(taught_by: Path, tmp_path: Path) -
     np.testing.assert_array_equal(data.told_N, both_N)
 
 
+@pytest.mark.slow
 def test_a_baseline_is_a_teacher_too(
     taught_by: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

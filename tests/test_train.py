@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from imdb_lightning import baselines, teacher
 from imdb_lightning.data.module import ReviewData
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.run import Run, RunExists
@@ -241,7 +242,9 @@ DEFAULT = ("recipes/adversarial", "pretrain/vectors", "pretrain/next_words")
         for name in GROUPS["experiment"]
     ],
 )
-def test_every_experiment_trains_a_step(name: str, tmp_path: Path) -> None:
+def test_every_experiment_trains_a_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = {"train": some_reviews(200), "test": some_reviews(8, offset=200)}
     unlabelled = {"text": some_reviews(40, offset=208)["text"], "label": [-1] * 40}
     data = write_parquet(tmp_path / "d", **splits, unsupervised=unlabelled)
@@ -249,20 +252,29 @@ def test_every_experiment_trains_a_step(name: str, tmp_path: Path) -> None:
     reviews = [] if synthetic else [f"data.path={data}", "data.val_size=8"]
     short = ["trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=1"]
 
-    def run(experiment: str) -> tuple[Path, dict[str, Any]]:
+    def run(experiment: str) -> Path:
         """After the runs that it takes something from."""
         one = [f"experiment={experiment}", "hydra.mode=RUN", *reviews, *short]  # of a grid
         cfg = composed(*one)
         if cfg.pretrained is not None:
-            path, _ = run(f"pretrain/{Path(cfg.pretrained).name}")
-            one.append(f"pretrained={path}")
+            one.append(f"pretrained={run(f'pretrain/{Path(cfg.pretrained).name}')}")
         if cfg.teacher is not None:
-            path, _ = run(Path(cfg.teacher).name.split(",")[0].replace("-", "/", 1))
-            one.append(f"teacher={path}")
+            names = [path.name.split(",")[0] for path in teacher.paths(cfg.teacher)]
+            one.append(f"teacher=[{','.join(str(told(name)) for name in names)}]")
         path = tmp_path / experiment.replace("/", "-")
-        return path, train(composed(*one), path)
+        if not path.exists():
+            train(composed(*one), path)
+        return path
 
-    _, metrics = run(name)
+    def told(name: str) -> Path:
+        """A grid's recipes-NAME, else a baseline."""
+        if name.startswith("recipes-"):
+            return run(name.replace("-", "/", 1))
+        monkeypatch.setattr(baselines, "VAL_SIZE", 8)
+        baselines.measure(name, str(data), tmp_path, refit=False, unsupervised=True)
+        return tmp_path / name
+
+    metrics = Run(run(name)).metrics
     assert metrics["status"] == "done"
     assert all(math.isfinite(epoch["train/loss"]) for epoch in metrics["epochs"])
 

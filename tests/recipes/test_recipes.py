@@ -217,6 +217,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         page.write(found, None, tmp_path, "")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
     cfg = composed("experiment=recipes/vectors", f"data.cache_dir={tmp_path}")
     cfg.pretrained = str(tmp_path / "vectors")

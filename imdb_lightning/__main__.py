@@ -198,9 +198,8 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
     real = [cfg.data for cfg in jobs if cfg.data.name == "imdb"]
     reviews = no_reviews({(data.path, data.unsupervised) for data in real})
     needed = any(data.fallback is None or data.path is not None for data in real)
-    needed |= any(
-        cfg.pretrained or cfg.teacher for cfg in jobs
-    )  # on reviews, not on their stand-in
+    # What went before was made of reviews, not of their stand-in.
+    needed |= any(cfg.pretrained or cfg.teacher for cfg in jobs)
     if reviews and (needed or not stand_in):
         lacks.append(reviews)
     lacks += [] if reviews else [*no_pretraining(jobs), *no_teacher(jobs)]

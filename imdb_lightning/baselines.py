@@ -29,7 +29,6 @@ import numpy as np
 
 
 VAL_SIZE, SPLIT_SEED = 5_000, 0  # data.val_size, data.seed
-UNLABELLED = "unsupervised"
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C of the logistic regressions
 EPOCHS, SIZE, VOCABULARY, LENGTH = 10, 128, 30_000, 100_000  # of the bag of embeddings
 
@@ -185,7 +184,7 @@ def measure(
             best = (accuracy, choice, fitted)
     assert best is not None
     _, choice, fitted = best
-    about = {
+    about: dict[str, Any] = {
         "model": f"{name}_refit" if refit else name,
         **({"refit": True} if refit else {}),
         "what": what,
@@ -193,7 +192,11 @@ def measure(
         "data": {
             "source": str(copy),
             "fingerprint": sources.fingerprint(copy),
-            **({UNLABELLED: sources.fingerprint(copy, (UNLABELLED,))} if unsupervised else {}),
+            **(
+                {"unsupervised": sources.fingerprint(copy, (sources.UNSUPERVISED,))}
+                if unsupervised
+                else {}
+            ),
         },
     }
     write(output / about["model"], about, fitted, {"val": val, **others}, started)
@@ -226,6 +229,7 @@ def write(
     import torch
 
     from . import process, statistics
+    from .data.sources import UNSUPERVISED
     from .model.classifier import Scores
     from .record import device_name
     from .run import Run
@@ -238,7 +242,7 @@ def write(
             loss=statistics.nll(logit_N, reviews.labels),
             accuracy=float(((logit_N > 0) == reviews.labels).mean()),
             index_N=torch.from_numpy(reviews.rows),
-            labels_N=torch.from_numpy(np.where(name == UNLABELLED, -1, reviews.labels)),
+            labels_N=torch.from_numpy(np.where(name == UNSUPERVISED, -1, reviews.labels)),
             margins_N=torch.from_numpy(logit_N.astype(np.float32)),
         )
     metrics = {

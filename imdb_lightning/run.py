@@ -4,7 +4,7 @@
 checkpoints/best.ckpt last.ckpt      plain containers: torch.load(..., weights_only=True)
 tokenizer.json                       of the `tokenizers` library
 metrics.json                         every number of the run; "status" says how it ended
-predictions.parquet                  one row per val and test review, as a baseline has it too
+predictions.parquet                  one row per val and test review
 curves.png  train.log  events.out.tfevents.*
 """
 

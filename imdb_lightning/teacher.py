@@ -20,14 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 from scipy.special import expit
 
 from . import config, statistics
-from .baselines import SPLIT_SEED, UNLABELLED, VAL_SIZE
+from .baselines import SPLIT_SEED, VAL_SIZE
 from .data import sources
+from .data.sources import UNSUPERVISED
+from .pretrain.pretrained import GRAMMAR
 from .run import Run
 from .trained import LoadError, load
 
 
 SAME = ("data.name", "data.seed", "data.val_size")  # else it has read reviews of val
-GRAMMAR = ("data.train_size", "data.test_size", "data.distance", "data.max_length")
 OF_BASELINES = {"data.name": "imdb", "data.seed": SPLIT_SEED, "data.val_size": VAL_SIZE}
 
 
@@ -70,7 +71,7 @@ def _mistakes(cfg: DictConfig, path: Path) -> list[str]:
         # Another copy may have its reviews in another order, and others of them in val.
         if metrics["data"].get("fingerprint") != _fingerprint(cfg.data.path):
             lines.append(f"{here}: it has read other reviews than those of this run")
-        elif baseline and metrics["data"].get(UNLABELLED) != _unlabelled(cfg.data.path):
+        elif baseline and metrics["data"].get(UNSUPERVISED) != _unlabelled(cfg.data.path):
             lines.append(f"{here}: it was not fitted with --unsupervised on these reviews; do so")
     if lines:
         return lines
@@ -94,7 +95,7 @@ def _fingerprint(path: str | None) -> str:
 
 @cache
 def _unlabelled(path: str | None) -> str:
-    return sources.fingerprint(sources.find(path, True), (UNLABELLED,))
+    return sources.fingerprint(sources.find(path, True), (UNSUPERVISED,))
 
 
 def _logits(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +117,7 @@ def tell(teachers: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
             label_N, logit_N = _logits(run, "val")
             val_KN.append(logit_N)
             if run.metrics.get("baseline"):
-                told_KN.append(_logits(run, UNLABELLED)[1])
+                told_KN.append(_logits(run, UNSUPERVISED)[1])
             else:
                 told_KN.append(load(path).logits(texts).astype(float))
         except (OSError, KeyError, ValueError, pyarrow.ArrowException, LoadError) as error:

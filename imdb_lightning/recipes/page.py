@@ -171,9 +171,10 @@ def combinations(found: Found) -> list[Row]:
         best = max(rows, key=lambda row: row.val_accuracy)
         made += together(best, branch, title)
         for row in found.rungs.values():
-            if row.refit and ladder()[row.name].below == best.name and row.seeds == best.seeds:
+            seeds_known = {*row.seeds} <= {*best.seeds}
+            if row.refit and ladder()[row.name].below == best.name and seeds_known:
                 again = branch_refit if branch is not None else None
-                made += together(row, again, title, best, branch)
+                made += together(row, again, title, best.only(row.seeds), branch)
     return made
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,18 @@ class Row:
     @property
     def val_accuracy(self) -> float:
         return float(np.mean([val.right.mean() for val in self.val]))
+
+    def only(self, seeds: list[int]) -> Row:
+        """Its runs of these seeds, in their order."""
+        at = [self.seeds.index(seed) for seed in seeds]
+        return replace(
+            self,
+            metrics=[self.metrics[i] for i in at],
+            val=[self.val[i] for i in at],
+            test=[self.test[i] for i in at],
+            seeds=[*seeds],
+            paths=[self.paths[i] for i in at],
+        )
 
     def of(self, name: str) -> list[float]:
         return [run[name] for run in self.metrics if run.get(name) is not None]

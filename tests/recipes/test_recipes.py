@@ -55,6 +55,7 @@ def of(name: str, *seeds: int, skill: float = 1.0, below: str | None = None) -> 
             label_N = np.arange(count) % 2 == 1
             logit_N = skill * (2 * label_N - 1) + random.normal(size=count)
             kept.append(Predictions(np.arange(count), label_N, logit_N))
+        row.paths.append(Path(f"{name},seed={seed}"))
         row.metrics.append(
             {
                 "seconds": 60.0,

@@ -171,8 +171,8 @@ def combinations(found: Found) -> list[Row]:
         best = max(rows, key=lambda row: row.val_accuracy)
         made += together(best, branch, title)
         for row in found.rungs.values():
-            seeds_known = {*row.seeds} <= {*best.seeds}
-            if row.refit and ladder()[row.name].below == best.name and seeds_known:
+            of_best = row.refit and ladder()[row.name].below == best.name
+            if of_best and {*row.seeds} <= {*best.seeds}:
                 again = branch_refit if branch is not None else None
                 made += together(row, again, title, best.only(row.seeds), branch)
     return made

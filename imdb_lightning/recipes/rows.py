@@ -224,13 +224,7 @@ def collect(folders: Iterable[Path]) -> Found:
             row.paths.append(path)
             row.val.append(splits["val"])
             row.test.append(splits["test"])
-    for row in rows.values():
-        order = np.argsort(row.seeds)
-        row.metrics, row.val, row.test, row.seeds, row.paths = (
-            [values[i] for i in order]
-            for values in (row.metrics, row.val, row.test, row.seeds, row.paths)
-        )
-    found.rungs = {row.name: row for row in filled(rows)}
+    found.rungs = {row.name: row.only(sorted(row.seeds)) for row in filled(rows)}
     for row in found.rungs.values():  # past rungs that have no runs
         while row.below is not None and row.below not in found.rungs:
             row.below = recipes[row.below].below

@@ -171,10 +171,10 @@ def combinations(found: Found) -> list[Row]:
         best = max(rows, key=lambda row: row.val_accuracy)
         made += together(best, branch, title)
         for row in found.rungs.values():
-            of_best = row.refit and ladder()[row.name].below == best.name
-            if of_best and {*row.seeds} <= {*best.seeds}:
+            seeds = [seed for seed in row.seeds if seed in best.seeds]
+            if row.refit and ladder()[row.name].below == best.name and seeds:
                 again = branch_refit if branch is not None else None
-                made += together(row, again, title, best.only(row.seeds), branch)
+                made += together(row.only(seeds), again, title, best.only(seeds), branch)
     return made
 
 

@@ -107,8 +107,10 @@ class Row:
         for run in runs:
             for known in before(run["data"]):
                 found[known["settings"], known["seed"]] = core_seconds(known)
-        for row in self.made_of:
-            found |= row.work(row.metrics)
+        seeds = {run["seed"] for run in runs}
+        for row in self.made_of:  # a single model goes with each run, of several that of its seed
+            several = len(row.metrics) > 1
+            found |= row.work([r for r in row.metrics if not several or r["seed"] in seeds])
         return found
 
 
@@ -280,7 +282,8 @@ def beside(row: Row, other: Row, name: str, what: str, on: tuple[Row, Row] | Non
 
     Of a refit, which has read val, the weights are those of the models `on` that it is a refit of.
     """
-    made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds, made_of=[other])
+    made_of = [other, *(on or ())]
+    made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds, made_of=made_of)
     known, known_other = on or (row, other)
     for number, (own_val, own_test) in enumerate(zip(row.val, row.test, strict=True)):
         val = known.val[number]

@@ -58,6 +58,7 @@ def of(name: str, *seeds: int, skill: float = 1.0, below: str | None = None) -> 
         row.paths.append(Path(f"{name},seed={seed}"))
         row.metrics.append(
             {
+                "seed": seed,
                 "seconds": 60.0,
                 "device": "cpu (2 threads)",
                 "parameters": 10,

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from .. import durable, statistics
 from ..data import sources
@@ -235,8 +240,8 @@ def figure(groups: Mapping[str, Sequence[Line]]) -> str:
     """Accuracy on test by the minutes that one core would take, with intervals."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "recipes"}):
         drawn, axes = panel("", "core-minutes of one run, pretraining included", "test accuracy, %")
-        drawn.set_size_inches(7, 4.5)
-        shown: list[float] = []
+        drawn.set_size_inches(7, 6)
+        points = []
         for (name, some), mark, color in zip(groups.items(), "o^s", LINES, strict=False):
             for one in some:
                 minutes, percent = one.row.core_minutes, 100 * one.accuracy
@@ -244,9 +249,8 @@ def figure(groups: Mapping[str, Sequence[Line]]) -> str:
                 axes.plot([minutes] * 2, [100 * low, 100 * high], color=FAINT, linewidth=1)
                 label = name if one is some[0] else None
                 axes.plot(minutes, percent, mark, color=color, markersize=5, label=label)
-                text = one.row.name.replace("_", " ")
-                axes.annotate(text, (minutes, percent), (5, -2), textcoords="offset points")
-                shown.append(minutes)
+                points.append((minutes, percent, one.row.name.replace("_", " ")))
+        shown = [minutes for minutes, _, _ in points]
         axes.set_xscale("log")
         axes.set_xlim(min(shown) / 1.5, max(shown) * 4)  # room for the last one's name
         ticks = [k * 10**n for n in range(-2, 5) for k in (1, 2, 5)]
@@ -254,4 +258,32 @@ def figure(groups: Mapping[str, Sequence[Line]]) -> str:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.legend(loc="lower right")
+        name_points(drawn, axes, points)
         return as_file(svg(drawn))
+
+
+def name_points(drawn: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Each name beside its point, as near as no other name and no other point is in its way."""
+    drawn.draw_without_rendering()  # the names are measured in the axes' final place
+    dots = axes.transData.transform([point[:2] for point in points])
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
+    steps = sorted(range(-160, 161, 4), key=abs)
+    for x, y, text in sorted(points, key=lambda point: -point[1]):
+        for dy, (dx, align, end) in product(steps, ((7, "left", 0), (-7, "right", 1))):
+            line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "relpos": (end, 0.5)}
+            name = axes.annotate(
+                text,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=align,
+                va="center",
+                arrowprops=line if dy else None,
+            )
+            name.get_window_extent()  # puts it where it belongs
+            box = Text.get_window_extent(name)  # without its line
+            inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            name.remove()

@@ -302,7 +302,8 @@ def ensemble(row: Row, name: str, what: str, on: Row | None = None) -> Row:
 
     Of a refit, the temperatures are those of the runs `on` that it is a refit of.
     """
-    made = Row(name, what, row.name, metrics=row.metrics, seeds=[-1])
+    made_of = [on] if on is not None else []
+    made = Row(name, what, row.name, metrics=row.metrics, seeds=[-1], made_of=made_of)
     temperatures = [statistics.temperature(val.logit, val.label) for val in (on or row).val]
     for kept, splits in ((made.val, row.val), (made.test, row.test)):
         logit_N = np.mean([s.logit / t for s, t in zip(splits, temperatures, strict=True)], 0)

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
@@ -338,11 +336,12 @@ def check(
     `config_dir` is a folder of the user's own configuration files (Hydra's --config-dir). A glob
     over a group's options comes back as their list: Hydra's own sees no options in sub-folders.
     """
-    search = [f"hydra.searchpath=[{full(config_dir)!r}]"] if config_dir else []
+    folders = [full(config_dir)] if config_dir else []
+    search = [f"hydra.searchpath={folders!r}"] if folders else []
     line = CommandLine([], [], [], [], [], multirun, [], "", False)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        groups = _groups(loader, search)
+        groups = _groups(conf_dir(), *folders)
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = []
         for text in overrides:
@@ -449,20 +448,15 @@ def _values(override: Override, groups: dict[str, list[str]]) -> list[str] | Non
     return None
 
 
-def _groups(loader: ConfigLoader, search: list[str]) -> dict[str, list[str]]:
+def _groups(*folders: str | Path) -> dict[str, list[str]]:
     """The options of every group; files whose name starts with _ are for other files."""
-
-    def options(group: str, kind: ObjectType) -> list[str]:
-        return loader.get_group_options(group, kind, config_name="config", overrides=search)
-
-    def below(group: str) -> list[str]:
-        here = [name for name in options(group, ObjectType.CONFIG) if not name.startswith("_")]
-        for folder in options(group, ObjectType.GROUP):
-            here += [f"{folder}/{name}" for name in below(f"{group}/{folder}")]
-        return sorted(here)
-
-    groups = options("", ObjectType.GROUP)
-    return {group: below(group) for group in groups if group != "hydra"}
+    groups: dict[str, set[str]] = {}
+    for folder in map(Path, folders):
+        for file in folder.glob("*/**/*.yaml"):
+            group, *option = file.relative_to(folder).with_suffix("").parts
+            if not file.name.startswith("_"):
+                groups.setdefault(group, set()).add("/".join(option))
+    return {group: sorted(options) for group, options in groups.items() if group != "hydra"}
 
 
 def _known(*chosen: str) -> dict[str, Any]:

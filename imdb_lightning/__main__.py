@@ -56,7 +56,7 @@ def main(pretraining: bool = False) -> None:
         ):
             leave(2, "resume: a run goes on where it is; leave hydra.run.dir away")
         if pretraining and not goes_on and any("pretrain" not in cfg for cfg in line.jobs):
-            leave(2, "nothing is pretrained: choose pretrain=next_words or vectors")
+            leave(2, "nothing is pretrained: choose pretrain=vectors")
         if options.cfg and line.swept:
             leave(2, f"{line.swept[0]}: --cfg shows one configuration: give one value")
         flags = [text for text in sys.argv if text not in options.overrides]
@@ -163,7 +163,7 @@ def run_jobs() -> None:
         run_dir = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode == RunMode.MULTIRUN:
             if is_done(run_dir, cfg):
-                return Run(run_dir).val[1]
+                return Run(run_dir).val_accuracy
             runs = int(os.environ.get(RUNS, 1))
             process.share_cores(process.runs_at_once(hydra_config.launcher, runs))
             if goes_on(run_dir, cfg):
@@ -172,7 +172,7 @@ def run_jobs() -> None:
                 cfg = merged
         try:
             train(cfg, run_dir)
-            return Run(run_dir).val[1]
+            return Run(run_dir).val_accuracy
         except (DataError, RunExists, Busy, Changed, Damaged, NotFinite, OSError) as error:
             log.error("%s", error)
         except Exception:
@@ -259,8 +259,7 @@ def no_pretraining(jobs: list[DictConfig]) -> list[str]:
 
     began = [cfg for cfg in jobs if cfg.pretrained is not None]
     lines = [line for cfg in began for line in pretrained.mistakes(cfg)]
-    vectors = any(cfg.get("pretrain", {}).get("name") == "vectors" for cfg in jobs)
-    if vectors and find_spec("gensim") is None:
+    if any("pretrain" in cfg for cfg in jobs) and find_spec("gensim") is None:
         lines.append("pretrain=vectors: it takes pip install 'imdb-lightning[pretrain]'")
     return list(dict.fromkeys(lines))
 

@@ -106,10 +106,9 @@ RULES: dict[str, tuple[Check, str]] = {
     "resume": or_null(TEXT),
     "pretrained": or_null(TEXT),
     "teacher": or_null(TEXTS),
-    "pretrain.name": one_of("vectors", "next_words"),
+    "pretrain.name": one_of("vectors"),
     "pretrain.window": whole(1),
     "pretrain.negatives": whole(1),
-    "pretrain.samples": whole(1),
     "checkpoint.every_minutes": or_null(number(0, above=True)),
     "checkpoint.every_steps": or_null(whole(1)),
     "optim.lr": number(0, above=True),
@@ -202,15 +201,10 @@ def wrong_values(cfg: DictConfig) -> list[str]:
                 f"data.distance={distance}: it needs data.max_length={distance + 41} or more"
             )
     if "pretrain.name" in values:
-        if values["pretrain.name"] == "vectors" and values.get("pretrained") is not None:
+        if values.get("pretrained") is not None:
             mistakes.append("pretrained: word vectors begin with nothing; leave it away")
         if values.get("teacher") is not None:
             mistakes.append("teacher: a pretraining takes no labels; leave it away")
-        if values["pretrain.name"] != "vectors" and values.get("model.num_layers") != 1:
-            mistakes.append(
-                "model.num_layers: to predict words there is one layer, since a second one would "
-                "see the word that the first is to predict"
-            )
         if values.get("optim.adversarial") is not None:
             mistakes.append("optim.adversarial: it takes labels, which a pretraining has not")
         if values.get("test_checkpoint") != "last":

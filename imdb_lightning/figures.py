@@ -20,10 +20,7 @@ def learning_curves(metrics: Mapping[str, Any]) -> Figure:
     epochs = metrics["epochs"]
     numbers = [epoch["epoch"] for epoch in epochs]
     titles = {"loss": "loss (nats per review)", "acc": "accuracy"}
-    if "val/acc" not in epochs[0]:
-        titles = {"loss": "loss (nats per word)"}
-    panels = figure.subplots(1, len(titles), squeeze=False)[0]
-    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+    for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for split, style in (("train", "o--"), ("val", "o-")):
             values = [epoch[f"{split}/{name}"] for epoch in epochs]
             axes.plot(numbers, values, style, label=split, markersize=4)

@@ -5,6 +5,7 @@ A run that raises, is killed or hangs ends alone. Its directory's metrics.json s
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -85,8 +86,9 @@ class Job:
         run, seconds = Run(self.path), time.monotonic() - self.started
         if sweep.is_done(self.path, self.config):
             self.console.unlink()  # train.log has it all
-            name, self.result.return_value = run.val
-            return f"{name} {self.result.return_value:.4f}, {seconds:.0f} s"
+            self.result.return_value = accuracy = run.val_accuracy
+            told = "done" if math.isnan(accuracy) else f"val accuracy {accuracy:.4f}"
+            return f"{told}, {seconds:.0f} s"
         self.result.return_value = float("nan")
         if self.reason:
             run.mark_failed(self.reason, ended=True)
@@ -133,7 +135,7 @@ class LocalPool(Launcher):
         waiting: deque[Job] = deque()
         for job in jobs:
             if sweep.is_done(job.path, job.config):
-                job.result.return_value = Run(job.path).val[1]
+                job.result.return_value = Run(job.path).val_accuracy
             else:
                 waiting.append(job)
         gpus = visible_gpus() if any(job.uses_gpu for job in waiting) else []

@@ -117,11 +117,8 @@ class Record(Callback):
         }
         epochs = self.metrics["epochs"]
         epochs.append(epoch)
-        if "val/acc" in val:
-            best = max(epochs, key=lambda e: e["val/acc"])  # the first of equals, as in best.ckpt
-            val["val/acc_best"] = best["val/acc"]
-        else:
-            best = min(epochs, key=lambda e: e["val/loss"])
+        best = max(epochs, key=lambda e: e["val/acc"])  # the first of equals, as in best.ckpt
+        val["val/acc_best"] = best["val/acc"]
         self.metrics |= {
             "best_epoch": best["epoch"],
             **val,
@@ -165,8 +162,6 @@ class Record(Callback):
         }
         if model is None:
             self.writer.close()
-            if self.metrics["epochs"]:
-                durable.write(self.run.curves, figures.png(figures.learning_curves(self.metrics)))
             self.run.write_metrics(self.metrics)
             log.info(
                 "done in %.0f s; a classifier begins with pretrained=%s", seconds, self.run.path
@@ -243,8 +238,7 @@ class Record(Callback):
 
 def _told(epoch: Mapping[str, Any], split: str) -> str:
     """The measures of a split."""
-    names = [name for name in ("loss", "acc") if f"{split}/{name}" in epoch]
-    return f"{split} " + " ".join(f"{name} {epoch[f'{split}/{name}']:.4f}" for name in names)
+    return f"{split} loss {epoch[f'{split}/loss']:.4f} acc {epoch[f'{split}/acc']:.4f}"
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:

@@ -139,11 +139,9 @@ class Run:
         return metrics
 
     @property
-    def val(self) -> tuple[str, float]:
-        """What a grid is told of a finished run: accuracy on val, or a pretraining's loss."""
-        metrics = self.metrics
-        name = "val/acc" if "val/acc" in metrics else "val/loss"
-        return name.replace("/acc", " accuracy").replace("/", " "), metrics.get(name, math.nan)
+    def val_accuracy(self) -> float:
+        """Of a finished run, fraction 0..1; nan of a pretraining, which has none."""
+        return self.metrics.get("val/acc", math.nan)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         durable.write(self._metrics, _json(metrics).encode())

@@ -25,7 +25,6 @@ from .averaging import Averaging
 from .data.module import ReviewData
 from .finite import Finite
 from .model.classifier import Classifier
-from .model.next_words import NextWords
 from .pretrain import pretrained
 from .record import Record
 from .run import Run
@@ -80,7 +79,7 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
             go_on(cfg, run, data, start)
         run.write_config(cfg)
         durable.write(run.tokenizer, data.tokenizer.encode())
-        if cfg.get("pretrain", {}).get("name") == "vectors":
+        if "pretrain" in cfg:
             return pretrain_vectors(cfg, run, record, data)
         model = make_model(cfg, data)
         record.begin(model, data)
@@ -89,8 +88,6 @@ def _train(cfg: DictConfig, run: Run, path: Path | None, start: dict[str, Any]) 
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
         start.clear()  # the memory of a second set of weights
-        if isinstance(model, NextWords):  # it has nothing to test
-            return record.finish(trainer.strategy.root_device)
 
         if cfg.test_checkpoint == "best":
             weights = checkpoint.read(run.best)["state_dict"]
@@ -118,18 +115,11 @@ def make_data(cfg: DictConfig) -> ReviewData:
     return ReviewData(cfg.data, cfg.seed, words, for_words="pretrain" in cfg, teacher=tell)
 
 
-def make_model(cfg: DictConfig, data: ReviewData) -> Classifier | NextWords:
-    """A classifier, which begins with what was pretrained, or the model that is to pretrain it."""
-    model: Classifier | NextWords
-    if "pretrain" in cfg:
-        model = NextWords.from_config(
-            cfg.model, cfg.optim, cfg.pretrain.window, cfg.pretrain.samples
-        )
-        model.count(torch.from_numpy(data.splits["train"].tokens).long())
-    else:
-        model = Classifier.from_config(cfg.model, cfg.optim)
-        if data.told_N is not None:
-            model.told_N = torch.from_numpy(data.told_N)
+def make_model(cfg: DictConfig, data: ReviewData) -> Classifier:
+    """A classifier, which begins with what was pretrained."""
+    model = Classifier.from_config(cfg.model, cfg.optim)
+    if data.told_N is not None:
+        model.told_N = torch.from_numpy(data.told_N)
     if cfg.pretrained is not None:
         path = Path(cfg.pretrained).expanduser()
         model.pretrained = pretrained.load(model, path)
@@ -217,9 +207,7 @@ def make_trainer(
         callbacks.append(Averaging(decay=cfg.optim.average))
     if options["early_stopping"] is not None:
         patience = options["early_stopping"]
-        words = "pretrain" in cfg
-        monitor, mode = ("val/loss", "min") if words else ("val/acc", "max")
-        callbacks.append(EarlyStopping(monitor, mode=mode, patience=patience))
+        callbacks.append(EarlyStopping("val/acc", mode="max", patience=patience))
     if on_terminal:
         callbacks.append(Bar(refresh_rate=10, leave=False))
     return lightning.Trainer(

@@ -196,11 +196,10 @@ def test_what_is_right_is_left_alone(override: str) -> None:
 
 
 def test_recipes_that_cannot_be_are_refused() -> None:
-    words = ["pretrain=next_words", "data=synthetic"]
+    words = ["pretrain=vectors", "data=synthetic"]
     for overrides, told in (
         (["data.refit=true", "test_checkpoint=best"], "data.refit=true: val is trained on"),
         (["data.refit=true", "trainer.early_stopping=2"], "data.refit=true: val is trained on"),
-        ([*words, "model.num_layers=2"], "model.num_layers: to predict words there is one"),
         ([*words, "optim.adversarial=0.1"], "optim.adversarial: it takes labels"),
         (["pretrain=vectors", "pretrained=x"], "pretrained: word vectors begin with nothing"),
         ([*words, "teacher=x"], "teacher: a pretraining takes no labels"),

@@ -36,13 +36,6 @@ class EncodedReviews(Dataset):
         """Tokens of each review, the start token included: int64 (N,), at least 1."""
         return np.diff(self.offsets)
 
-    def take(self, rows: np.ndarray) -> EncodedReviews:
-        """These reviews alone, in this order."""
-        parts = [self.tokens[self.offsets[n] : self.offsets[n + 1]] for n in rows]
-        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
-        tokens = np.concatenate([self.tokens[:0], *parts])
-        return EncodedReviews(tokens, offsets, self.labels[rows], self.index[rows])
-
     def __getitems__(self, rows: list[int]) -> Batch:
         """(tokens_BT, lengths_B, labels_B, index_B), all int64, padded on the right with 0."""
         rows_B = np.asarray(rows)

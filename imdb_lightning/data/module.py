@@ -30,8 +30,8 @@ class ReviewData(lightning.LightningDataModule):
     val is `val_size` reviews drawn from the official train split, the same number of each label;
     train is the rest, or with `refit` all of them; test the official test split. The vocabulary
     comes from train, with `unsupervised` also from the reviews without labels, or it is that of
-    `tokenizer`, the JSON of an earlier one. `for_words` makes batches for a model of words: of
-    all reviews but val's and test's, and of a fifth of val. A `teacher` tells how probably each of
+    `tokenizer`, the JSON of an earlier one. `for_words` has the unlabelled reviews
+    in train too, for a pretraining. A `teacher` tells how probably each of
     some texts is positive: those without labels are then in train too, with the labels that it
     finds likelier, and `told_N` has its probabilities. After `setup`, `facts` says what the reviews
     are, for metrics.json. Raises DataError in `setup`.
@@ -207,12 +207,11 @@ def encode(
 
 
 def for_words(splits: Mapping[str, EncodedReviews]) -> dict[str, EncodedReviews]:
-    """Train and unsupervised together as "train", and every fifth review of val."""
-    train = splits["train"]
+    """Train and unsupervised together as "train"."""
     more = splits.get("unsupervised")
-    if more is not None:
-        train = together(train, more, more.labels)
-    return {"train": train, "val": splits["val"].take(np.arange(0, len(splits["val"]), 5))}
+    if more is None:
+        return {**splits}
+    return {**splits, "train": together(splits["train"], more, more.labels)}
 
 
 def taught(splits: Mapping[str, EncodedReviews], told_N: np.ndarray) -> dict[str, EncodedReviews]:

@@ -41,6 +41,8 @@ class Classifier(Network, Passes):
         self.loss = loss
         self.lr = lr
         self.weight_decay = weight_decay
+        self.pretrained: frozenset[str] = frozenset()  # names of parameters
+        self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
         self.told_N: Tensor | None
         self.register_buffer("told_N", None, persistent=False)  # float32, see `targets`
 
@@ -105,24 +107,19 @@ class Classifier(Network, Passes):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adam(self)
-
-
-def adam(model: Passes) -> torch.optim.Adam:
-    """With `model`'s learning rates and weight decay."""
-    groups: list[dict[str, Any]] = [{"params": [*model.parameters()]}]
-    if model.pretrained_lr != 1:
-        named = [*model.named_parameters()]
-        groups = [
-            {"params": [p for name, p in named if name not in model.pretrained]},
-            {
-                "params": [p for name, p in named if name in model.pretrained],
-                "lr": model.lr * model.pretrained_lr,
-            },
-        ]
-    # Fused is several times as fast on a CPU, but cannot clip gradients under mixed precision.
-    mixed = model._trainer is not None and "mixed" in str(model.trainer.precision)
-    return torch.optim.Adam(groups, lr=model.lr, weight_decay=model.weight_decay, fused=not mixed)
+        groups: list[dict[str, Any]] = [{"params": [*self.parameters()]}]
+        if self.pretrained_lr != 1:
+            named = [*self.named_parameters()]
+            groups = [
+                {"params": [p for name, p in named if name not in self.pretrained]},
+                {
+                    "params": [p for name, p in named if name in self.pretrained],
+                    "lr": self.lr * self.pretrained_lr,
+                },
+            ]
+        # Fused is several times as fast on a CPU, but cannot clip gradients under mixed precision.
+        mixed = self._trainer is not None and "mixed" in str(self.trainer.precision)
+        return torch.optim.Adam(groups, self.lr, weight_decay=self.weight_decay, fused=not mixed)
 
 
 def cross_entropy(logits_B2: Tensor, labels_B: Tensor) -> Tensor:

@@ -48,13 +48,8 @@ class Pass:
 class Passes(lightning.LightningModule):
     """A model that adds what each batch gave to `self._passes`, and knows the means of a pass."""
 
-    lr: float
-    weight_decay: float
-
     def __init__(self) -> None:
         super().__init__()
-        self.pretrained: frozenset[str] = frozenset()  # names of parameters
-        self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
         self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
 
     def measures(self, stage: str) -> dict[str, float]:

@@ -1,7 +1,6 @@
-"""Pretrain the embedding, or embedding and backbone, on reviews without their labels.
+"""Pretrain the embedding on reviews without their labels.
 
 python -m imdb_lightning.pretrain pretrain=vectors hydra.run.dir=outputs/pretrained/vectors
-python -m imdb_lightning.pretrain pretrain=next_words pretrained=outputs/pretrained/vectors
 python -m imdb_lightning pretrained=outputs/pretrained/vectors
 
 A command line like that of `python -m imdb_lightning`, with the group `pretrain` chosen. The run
@@ -20,7 +19,7 @@ def main() -> None:
     chosen = ("pretrain=", "experiment=", "resume=")
     asked = {"--help", "-h", "--hydra-help"} & set(sys.argv)
     if not asked and not any(argument.startswith(chosen) for argument in sys.argv[1:]):
-        sys.argv.append("pretrain=next_words")
+        sys.argv.append("pretrain=vectors")
     run(pretraining=True)
 
 

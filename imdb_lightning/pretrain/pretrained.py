@@ -16,18 +16,11 @@ from ..run import Run
 
 
 if TYPE_CHECKING:
-    from ..model.passes import Passes
+    from ..model.classifier import Classifier
 
 HOW = "python -m imdb_lightning.pretrain makes one"
 GRAMMAR = ("data.train_size", "data.test_size", "data.distance", "data.max_length")
-SAME: dict[str, tuple[str, ...]] = {  # what has to be the same, by what was pretrained
-    "vectors": ("data.name", "data.vocab_size", "data.seed", "data.val_size")
-    + ("model.embedding_size",),
-}
-SAME["next_words"] = SAME["vectors"] + (
-    *("model.hidden_size", "model.bidirectional", "model.num_layers"),
-    *("model.layer._target_", "model.cell._target_", "model.cell.reset"),
-)
+SAME = ("data.name", "data.vocab_size", "data.seed", "data.val_size", "model.embedding_size")
 
 
 def mistakes(cfg: DictConfig) -> list[str]:
@@ -42,20 +35,19 @@ def mistakes(cfg: DictConfig) -> list[str]:
         status = run.metrics.get("status")
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         return [f"{here}: damaged: {config.one_line(error)}"]
-    kind = before.get("pretrain.name")
-    if kind not in SAME:
+    if "pretrain.name" not in before:
         return [f"{here}: a classifier's run, not a pretraining; {HOW}"]
     if status != "done":
         return [
             f"{here}: it is {status}; "
             f"python -m imdb_lightning.pretrain resume={path} goes on with it"
         ]
-    missing = [file for file in (run.tokenizer, weights_file(run)) if not file.is_file()]
+    missing = [file for file in (run.tokenizer, run.vectors) if not file.is_file()]
     if missing:
         return [f"{here}: damaged: there is no {missing[0].name}"]
     lines = [
         f"{key}={now.get(key)}: it is {before.get(key)} in {path}, with which the run is to begin"
-        for key in (*SAME[kind], *(GRAMMAR if now["data.name"] == "synthetic" else ()))
+        for key in (*SAME, *(GRAMMAR if now["data.name"] == "synthetic" else ()))
         if before.get(key) != now.get(key)
     ]
     if before.get("data.refit") and not now.get("data.refit"):
@@ -68,24 +60,18 @@ def mistakes(cfg: DictConfig) -> list[str]:
     return lines
 
 
-def weights_file(run: Run) -> Path:
-    return run.vectors if run.config.pretrain.name == "vectors" else run.last
-
-
-def load(model: Passes, path: Path) -> frozenset[str]:
+def load(model: Classifier, path: Path) -> frozenset[str]:
     """Set the weights that were pretrained, and give their names. Raises checkpoint.Damaged."""
     import torch
 
     from ..checkpoint import weights
 
-    run = Run(path)
-    before = weights(weights_file(run))
+    before = weights(Run(path).vectors)
     own = model.state_dict()
-    names = frozenset(name for name in before if name.startswith(("embedding.", "backbone.")))
     with torch.no_grad():
-        for name in names:
+        for name in before:
             own[name].copy_(before[name])
-    return names
+    return frozenset(before)
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -93,9 +79,8 @@ def facts(path: Path) -> dict[str, Any]:
     run = Run(path)
     metrics = run.metrics
     return {
-        "sha256": hashlib.sha256(weights_file(run).read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(run.vectors.read_bytes()).hexdigest(),
         "settings": config.digest(run.config, seed=False, before=False),
-        **({"pretrained": known} if (known := metrics["data"].get("pretrained")) else {}),
         "unsupervised": run.config.data.get("unsupervised", False),
         **{name: metrics.get(name) for name in ("pretrain", "seed", "device")},
         **{name: metrics.get(name) for name in ("seconds", "core_seconds")},

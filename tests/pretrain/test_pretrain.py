@@ -31,87 +31,43 @@ from tests.conftest import (
 )
 
 
-BOTH = ("model=custom_lstm", "model.bidirectional=true")
-
-
-@pytest.fixture(scope="module")
-def next_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("next_words") / "run"
-    return run_of(path, *BOTH, "pretrain=next_words", "data.unsupervised=true")
-
-
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vectors") / "run"
     return run_of(path, "model=rnn", "pretrain=vectors", "data.unsupervised=true")
 
 
-def test_a_pretraining_leaves_a_run(next_words: Path, vectors: Path) -> None:
-    for path in (next_words, vectors):
-        run = Run(path)
-        assert run.status == "done"
-        assert run.tokenizer.exists() and not run.predictions.exists()
-        assert not any(key.startswith("test/") for key in run.metrics)
-    losses = [epoch["val/loss"] for epoch in Run(next_words).metrics["epochs"]]
-    assert len(losses) == 2 and losses[1] < losses[0] < np.log(20_000)
+def test_a_pretraining_leaves_a_run(vectors: Path) -> None:
+    run = Run(vectors)
+    assert run.status == "done"
+    assert run.tokenizer.exists() and not run.predictions.exists()
+    assert not any(key.startswith("test/") for key in run.metrics)
 
 
-@pytest.mark.parametrize("kind", ["next_words", "vectors"])
-def test_a_classifier_begins_with_it(kind: str, request: pytest.FixtureRequest) -> None:
-    path = request.getfixturevalue(kind)
-    cfg = composed(*TINY, *BOTH, f"pretrained={path}", "optim.pretrained_lr=0.25")
+def test_a_classifier_begins_with_it(vectors: Path) -> None:
+    cfg = composed(*TINY, f"pretrained={vectors}", "optim.pretrained_lr=0.25")
     assert pretrained.mistakes(cfg) == []
     data = make_data(cfg)
     data.setup()
-    assert data.tokenizer == Run(path).tokenizer.read_text()
-    model = make_model(cfg, data)
-    own = model.state_dict()
-    before = checkpoint.weights(pretrained.weights_file(Run(path)))
-    shared = {name for name in own if name in before}
-    parts = {"embedding", "backbone"} if kind != "vectors" else {"embedding"}
-    assert {name.split(".")[0] for name in shared} == parts
-    assert all(torch.equal(own[name], before[name]) for name in shared)
-    # What was pretrained learns more slowly; the rest does not.
-    slow = {
-        id(parameter): group["lr"] / 1e-3
-        for group in model.configure_optimizers().param_groups
-        for parameter in group["params"]
-    }
-    assert {slow[id(p)] for name, p in model.named_parameters() if name in shared} == {0.25}
-    assert {slow[id(p)] for name, p in model.named_parameters() if name not in shared} == {1.0}
-
-
-def test_next_words_begin_with_word_vectors(vectors: Path, tmp_path: Path) -> None:
-    arguments = [*TINY, *BOTH, "pretrain=next_words", "data.unsupervised=true"]
-    cfg = composed(*arguments, f"pretrained={vectors}", "optim.pretrained_lr=0.1")
-    assert pretrained.mistakes(cfg) == []
-    data = make_data(cfg)
-    data.setup()
+    assert data.tokenizer == Run(vectors).tokenizer.read_text()
     model = make_model(cfg, data)
     before = checkpoint.weights(Run(vectors).vectors)
     assert torch.equal(model.embedding.weight, before["embedding.weight"])
-    slow = model.configure_optimizers().param_groups[1]
-    assert slow["params"] == [model.embedding.weight] and slow["lr"] == pytest.approx(1e-4)
-    words = train(cfg, tmp_path / "words")
-    facts = train(composed(*TINY, *BOTH, f"pretrained={tmp_path / 'words'}"), tmp_path / "run")
-    known = facts["data"]["pretrained"]
-    assert known["pretrained"] == words["data"]["pretrained"]
-    moved = composed(*arguments, "optim.pretrained_lr=0.1", "pretrained=elsewhere")
-    assert known["settings"] == config.digest(moved, seed=False, before=False)
+    # What was pretrained learns more slowly; the rest does not.
+    rest, slow = model.configure_optimizers().param_groups
+    assert slow["params"] == [model.embedding.weight] and slow["lr"] == pytest.approx(0.25e-3)
+    assert len(rest["params"]) == len([*model.parameters()]) - 1
+    assert rest["lr"] == pytest.approx(1e-3)
 
 
-def test_a_run_says_what_it_began_with(next_words: Path, tmp_path: Path) -> None:
-    cfg = composed(*TINY, *BOTH, f"pretrained={next_words}")
-    facts = train(cfg, tmp_path / "run")["data"]["pretrained"]
-    assert facts["settings"] == config.digest(Run(next_words).config, seed=False)
+def test_a_run_says_what_it_began_with(vectors: Path, tmp_path: Path) -> None:
+    facts = train(composed(*TINY, f"pretrained={vectors}"), tmp_path / "run")["data"]["pretrained"]
+    assert facts["settings"] == config.digest(Run(vectors).config, seed=False)
     assert len(facts["sha256"]) == 64 and facts["unsupervised"] is True
-    assert facts["seconds"] > 0 and facts["pretrain"] == "next_words"
+    assert facts["seconds"] > 0 and facts["pretrain"] == "vectors"
 
 
 WRONG = {
-    "model.hidden_size=7": "model.hidden_size=7: it is 8 in",
-    "model.bidirectional=false": "model.bidirectional=False: it is True in",
-    "model=custom_gru": "model.cell._target_=imdb_lightning.model.cells.GRUCell: it is",
     "model.embedding_size=9": "model.embedding_size=9: it is 8 in",
     "data.vocab_size=500": "data.vocab_size=500: it is 20000 in",
     "data.val_size=8": "data.val_size=8: it is 16 in",
@@ -119,8 +75,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_a_classifier_of_another_kind_is_refused(override: str, next_words: Path) -> None:
-    cfg = composed(*TINY, *BOTH, f"pretrained={next_words}", override)
+def test_a_classifier_of_another_kind_is_refused(override: str, vectors: Path) -> None:
+    cfg = composed(*TINY, f"pretrained={vectors}", override)
     assert any(WRONG[override] in line for line in pretrained.mistakes(cfg))
 
 
@@ -173,24 +129,18 @@ def test_other_reviews_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_pretraining_in_its_place_is_seen(next_words: Path, tmp_path: Path) -> None:
+def test_another_pretraining_in_its_place_is_seen(vectors: Path, tmp_path: Path) -> None:
     """A run that is interrupted does not go on with weights of another beginning."""
     before = tmp_path / "before"
-    shutil.copytree(next_words, before)
-    path = run_of(tmp_path / "run", *BOTH, f"pretrained={before}", "trainer.max_epochs=1")
-    run = Run(before)
-    cfg = composed(*TINY, *BOTH, f"pretrained={before}", "trainer.max_epochs=2", f"resume={path}")
-    train(cfg, path)
-    weights = torch.load(run.last, weights_only=True)
+    shutil.copytree(vectors, before)
+    arguments = [*TINY, f"pretrained={before}"]
+    path = run_of(tmp_path / "run", f"pretrained={before}", "trainer.max_epochs=1")
+    train(composed(*arguments, "trainer.max_epochs=2", f"resume={path}"), path)
+    weights = torch.load(Run(before).vectors, weights_only=True)
     weights["state_dict"]["embedding.weight"] += 1
-    checkpoint.save(weights, run.last)
+    checkpoint.save(weights, Run(before).vectors)
     with pytest.raises(Changed, match="data.pretrained"):
-        train(
-            composed(
-                *TINY, *BOTH, f"pretrained={before}", "trainer.max_epochs=3", f"resume={path}"
-            ),
-            path,
-        )
+        train(composed(*arguments, "trainer.max_epochs=3", f"resume={path}"), path)
 
 
 def test_what_has_read_val_is_refused_where_val_chooses(tmp_path: Path) -> None:
@@ -232,7 +182,7 @@ def test_the_command_pretrains_and_names_what_comes_next(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "a classifier begins with pretrained=" in done.stdout
     metrics = Run(tmp_path / "words").metrics
-    assert (metrics["pretrain"], metrics["model"]) == ("next_words", "rnn")
+    assert (metrics["pretrain"], metrics["model"]) == ("vectors", "rnn")
 
 
 def test_without_reviews_there_is_one_line(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Moment(NamedTuple):
 
 
 STEP = "imdb_lightning.model.classifier:Classifier.training_step"
-LANGUAGE_STEP = "imdb_lightning.model.next_words:NextWords.training_step"
+VECTORS = "imdb_lightning.pretrain.vectors:skip_gram"
 VALIDATION = "imdb_lightning.model.classifier:Classifier.validation_step"
 TEST = "imdb_lightning.model.classifier:Classifier.test_step"
 
@@ -139,16 +139,17 @@ def said(folder: Path) -> str:
 def differences(one: Path, other: Path) -> list[str]:
     """Where two run directories differ but for times; every bit of the rest counts."""
     found = []
-    for name in ("last.ckpt", "best.ckpt"):
+    pretraining = "pretrain" in Run(one).metrics
+    for name in ["vectors.ckpt"] if pretraining else ["last.ckpt", "best.ckpt"]:
         files = [path / "checkpoints" / name for path in (one, other)]
         contents = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
         found += _differences(contents[0], contents[1], name)
     found += _differences(Run(one).metrics, Run(other).metrics, "metrics.json")
-    tables = [path / "predictions.parquet" for path in (one, other)]
-    if tables[0].exists() or tables[1].exists():  # a pretraining has none
+    if not pretraining:
+        tables = [path / "predictions.parquet" for path in (one, other)]
         first, second = map(pyarrow.parquet.read_table, tables)
         found += [] if first.equals(second) else ["predictions.parquet"]
-    for name in ("curves.png", "tokenizer.json"):
+    for name in ["tokenizer.json"] if pretraining else ["curves.png", "tokenizer.json"]:
         found += [] if (one / name).read_bytes() == (other / name).read_bytes() else [name]
     found += _differences(scalars(one), scalars(other), "TensorBoard")
     found += [str(file) for file in other.rglob(".*.tmp")]

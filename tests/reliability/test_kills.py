@@ -17,11 +17,11 @@ import pytest
 from tests.test_launcher import children_of
 
 from .processes import (
-    LANGUAGE_STEP,
     SMALL,
     STEP,
     TEST,
     VALIDATION,
+    VECTORS,
     Moment,
     command,
     differences,
@@ -146,12 +146,9 @@ def test_whatever_the_options(
     assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
 
 
-WORDS = ("pretrain=next_words", "data.unsupervised=true", "model=custom_lstm")
-
-
-def test_a_pretraining_goes_on_too(straight: Callable[..., Path], tmp_path: Path) -> None:
-    options = (*WORDS, "model.bidirectional=true", "optim.schedule=one_cycle")
-    run(tmp_path, *SMALL, *options, moment=Moment(LANGUAGE_STEP, 29))  # of 22 an epoch
+def test_a_pretraining_begins_anew(straight: Callable[..., Path], tmp_path: Path) -> None:
+    options = ("pretrain=vectors", "data.unsupervised=true")
+    run(tmp_path, *SMALL, *options, moment=Moment(VECTORS, after=True))
     assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -16,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from . import durable, figures, process, statistics
-from .config import comparable
+from .config import BEFORE, comparable
 from .data.module import ReviewData
 from .model.classifier import Classifier
 from .run import Run
@@ -243,9 +244,13 @@ def _told(epoch: Mapping[str, Any], split: str) -> str:
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     """The configuration for TensorBoard's HParams tab: flat, no null, no machine's paths."""
+    values = comparable(cfg)
+    for name in values.keys() & {*BEFORE}:
+        paths = [values[name]] if isinstance(values[name], str) else values[name]
+        values[name] = ", ".join(Path(path).name for path in paths)
     return {
         name: value if isinstance(value, str | int | float | bool) else str(value)
-        for name, value in comparable(cfg).items()
+        for name, value in values.items()
     }
 
 

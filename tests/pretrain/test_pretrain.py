@@ -18,6 +18,7 @@ from imdb_lightning import checkpoint, config
 from imdb_lightning.data.batches import EncodedReviews
 from imdb_lightning.pretrain import pretrained
 from imdb_lightning.pretrain.vectors import skip_gram
+from imdb_lightning.record import hyperparameters
 from imdb_lightning.run import Run
 from imdb_lightning.train import Changed, make_data, make_model, train
 from tests.conftest import (
@@ -61,10 +62,12 @@ def test_a_classifier_begins_with_it(vectors: Path) -> None:
 
 
 def test_a_run_says_what_it_began_with(vectors: Path, tmp_path: Path) -> None:
-    facts = train(composed(*TINY, f"pretrained={vectors}"), tmp_path / "run")["data"]["pretrained"]
+    cfg = composed(*TINY, f"pretrained={vectors}")
+    facts = train(cfg, tmp_path / "run")["data"]["pretrained"]
     assert facts["settings"] == config.digest(Run(vectors).config, seed=False)
     assert len(facts["sha256"]) == 64 and facts["unsupervised"] is True
     assert facts["seconds"] > 0 and facts["pretrain"] == "vectors"
+    assert hyperparameters(cfg)["pretrained"] == vectors.name  # in TensorBoard, without the path
 
 
 WRONG = {

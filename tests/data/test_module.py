@@ -134,7 +134,6 @@ def test_pretraining_reads_all_but_val_and_test() -> None:
         name: [tuple(review) for review in reviews_of(plain.splits[name])] for name in plain.splits
     }
     assert own == {*theirs["train"], *theirs["unsupervised"]}
-    assert [tuple(r) for r in reviews_of(words.splits["val"])] == theirs["val"][::5]
     assert len({*words.splits["train"].index.tolist()}) == 50
 
 

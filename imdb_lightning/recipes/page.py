@@ -149,6 +149,11 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
     every = [run for row in rows.values() for run in row.metrics]
     return {
         "ladder": [lines[row.name] for row in rungs],
+        "not_better": [
+            one
+            for one in (lines[row.name] for row in rungs)
+            if one.difference is not None and (one.difference < 0 or (one.p_holm or 0) > 0.05)
+        ],
         "baselines": [lines[name] for name in found.baselines],
         "others": [lines[row.name] for row in made],
         "lengths": spans(),

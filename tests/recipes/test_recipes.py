@@ -217,6 +217,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert f"{accuracy:.2f}" in text and f"`{name}`" in text
     assert "masked, ensemble + nb_logistic" in text
     assert "report + nb_logistic" not in text  # the best on val alone
+    assert "Not better" not in text
     assert written[1].read_text().count("masked") >= 2  # the rung and what is made of it
     again = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     assert again[0].read_text() == text

@@ -112,7 +112,8 @@ def go_on(path: Path, given: list[str], config_dir: str | None) -> list[str]:
     except resume.CannotResume as error:
         leave(2, *error.args)
     if resume.is_done(path, line.jobs[0]):
-        print(f"{path} is done; trainer.max_epochs=MORE goes on with it")
+        more = "" if "pretrain" in line.jobs[0] else "; trainer.max_epochs=MORE goes on with it"
+        print(f"{path} is done{more}")
         sys.exit(0)
     prepare(line.jobs, stand_in=False)
     claim(path)

@@ -7,6 +7,7 @@ without a hint, or not at all. It imports neither torch nor lightning, so that a
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import hashlib
 import json
 import math
@@ -205,10 +206,6 @@ def wrong_values(cfg: DictConfig) -> list[str]:
             mistakes.append("pretrained: word vectors begin with nothing; leave it away")
         if values.get("teacher") is not None:
             mistakes.append("teacher: a pretraining takes no labels; leave it away")
-        if values.get("optim.adversarial") is not None:
-            mistakes.append("optim.adversarial: it takes labels, which a pretraining has not")
-        if values.get("test_checkpoint") != "last":
-            mistakes.append("test_checkpoint: a pretraining ends with its last weights")
     elif values.get("teacher") is not None:
         if not values.get("data.unsupervised"):
             mistakes.append("teacher: it tells the reviews of data.unsupervised=true")
@@ -445,12 +442,13 @@ def _values(override: Override, groups: dict[str, list[str]]) -> list[str] | Non
 def _groups(*folders: str | Path) -> dict[str, list[str]]:
     """The options of every group; files whose name starts with _ are for other files."""
     groups: dict[str, set[str]] = {}
-    for folder in map(Path, folders):
-        for file in folder.glob("*/**/*.yaml"):
-            group, *option = file.relative_to(folder).with_suffix("").parts
-            if not file.name.startswith("_"):
-                groups.setdefault(group, set()).add("/".join(option))
-    return {group: sorted(options) for group, options in groups.items() if group != "hydra"}
+    for folder in folders:
+        for path, _, names in os.walk(folder, followlinks=True):
+            for name in fnmatch.filter(names, "[!_]*.yaml"):
+                group, *option = Path(path, name).relative_to(folder).with_suffix("").parts
+                if option and group != "hydra":
+                    groups.setdefault(group, set()).add("/".join(option))
+    return {group: sorted(options) for group, options in groups.items()}
 
 
 def _known(*chosen: str) -> dict[str, Any]:

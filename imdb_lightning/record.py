@@ -66,7 +66,7 @@ class Record(Callback):
         """Whether the latest epoch is the best on val so far: of equals the first is."""
         return self.metrics["best_epoch"] == self.metrics["epochs"][-1]["epoch"]
 
-    def begin(self, model: torch.nn.Module | None, data: ReviewData) -> None:
+    def begin(self, model: Classifier | None, data: ReviewData) -> None:
         """The data is there, and the model where PyTorch trains one; training starts next."""
         sizes = data.facts["reviews"]
         padding = data.padding()

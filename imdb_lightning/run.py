@@ -1,7 +1,8 @@
 """A run directory: what a training run leaves, and how later commands read it back.
 
 .hydra/config.yaml overrides.yaml    the composed configuration (written by Hydra)
-checkpoints/best.ckpt last.ckpt      plain containers: torch.load(..., weights_only=True)
+checkpoints/best.ckpt last.ckpt      plain containers: torch.load(..., weights_only=True);
+                                     of a pretraining vectors.ckpt
 tokenizer.json                       of the `tokenizers` library
 metrics.json                         every number of the run; "status" says how it ended
 predictions.parquet                  one row per val and test review

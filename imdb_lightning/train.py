@@ -112,7 +112,7 @@ def make_data(cfg: DictConfig) -> ReviewData:
     tell = None
     if cfg.teacher is not None:
         tell = partial(teacher.tell, teacher.paths(cfg.teacher))
-    return ReviewData(cfg.data, cfg.seed, words, for_words="pretrain" in cfg, teacher=tell)
+    return ReviewData(cfg.data, cfg.seed, words, for_pretraining="pretrain" in cfg, teacher=tell)
 
 
 def make_model(cfg: DictConfig, data: ReviewData) -> Classifier:

@@ -200,12 +200,10 @@ def test_recipes_that_cannot_be_are_refused() -> None:
     for overrides, told in (
         (["data.refit=true", "test_checkpoint=best"], "data.refit=true: val is trained on"),
         (["data.refit=true", "trainer.early_stopping=2"], "data.refit=true: val is trained on"),
-        ([*words, "optim.adversarial=0.1"], "optim.adversarial: it takes labels"),
         (["pretrain=vectors", "pretrained=x"], "pretrained: word vectors begin with nothing"),
         ([*words, "teacher=x"], "teacher: a pretraining takes no labels"),
         (["teacher=x"], "teacher: it tells the reviews of data.unsupervised=true"),
         (["teacher=x", "model.loss=nll"], "teacher: it tells probabilities"),
-        ([*words, "test_checkpoint=best"], "test_checkpoint: a pretraining ends with its last"),
         (["optim.pretrained_lr=0.1"], "optim.pretrained_lr: nothing is pretrained"),
         (["optim.adversarial=0.1", "trainer.precision=16-mixed"], "optim.adversarial: not with"),
         (["pretrain=vector"], "did you mean vectors?"),

@@ -30,11 +30,10 @@ class ReviewData(lightning.LightningDataModule):
     val is `val_size` reviews drawn from the official train split, the same number of each label;
     train is the rest, or with `refit` all of them; test the official test split. The vocabulary
     comes from train, with `unsupervised` also from the reviews without labels, or it is that of
-    `tokenizer`, the JSON of an earlier one. `for_words` has the unlabelled reviews
-    in train too, for a pretraining. A `teacher` tells how probably each of
-    some texts is positive: those without labels are then in train too, with the labels that it
-    finds likelier, and `told_N` has its probabilities. After `setup`, `facts` says what the reviews
-    are, for metrics.json. Raises DataError in `setup`.
+    `tokenizer`, the JSON of an earlier one. `for_pretraining` has those without labels in train
+    too. A `teacher` tells how probably each of some texts is positive: those without labels are
+    then in train with the labels that it finds likelier, and `told_N` has its probabilities. After
+    `setup`, `facts` says what the reviews are, for metrics.json. Raises DataError in `setup`.
     """
 
     def __init__(
@@ -42,14 +41,14 @@ class ReviewData(lightning.LightningDataModule):
         data: Mapping[str, Any],
         seed: int,
         tokenizer: str | None = None,
-        for_words: bool = False,
+        for_pretraining: bool = False,
         teacher: Callable[[list[str]], np.ndarray] | None = None,
     ) -> None:
         super().__init__()
         self.data = data
         self.seed = seed
         self.given = tokenizer
-        self.for_words = for_words
+        self.for_pretraining = for_pretraining
         self.teacher = teacher
         self.told_N: np.ndarray | None = None  # by row of the unlabelled reviews, float32
         self.splits: dict[str, EncodedReviews] = {}
@@ -108,7 +107,7 @@ class ReviewData(lightning.LightningDataModule):
             if self.given is not None:
                 key["tokenizer"] = hashlib.sha256(self.given.encode()).hexdigest()
             encoded = load_or_build(Path(data["cache_dir"]).expanduser(), key, build)
-        self.splits = for_words(encoded.splits) if self.for_words else encoded.splits
+        self.splits = for_pretraining(encoded.splits) if self.for_pretraining else encoded.splits
         if self.teacher is not None:
             self.told_N = self.teacher(read()["unsupervised"].texts)
             self.splits = taught(encoded.splits, self.told_N)
@@ -206,7 +205,7 @@ def encode(
     return Encoded(splits, words.json(), facts)
 
 
-def for_words(splits: Mapping[str, EncodedReviews]) -> dict[str, EncodedReviews]:
+def for_pretraining(splits: Mapping[str, EncodedReviews]) -> dict[str, EncodedReviews]:
     """Train and unsupervised together as "train"."""
     more = splits.get("unsupervised")
     if more is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import lightning
 import torch
 from torch import Tensor, nn
 
 from .network import OF_THE_LAYER, Network, layer_maker
-from .passes import Passes
+from .passes import Pass
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -25,7 +26,7 @@ class Scores(NamedTuple):
     margins_N: Tensor  # float32, logit of positive minus logit of negative
 
 
-class Classifier(Network, Passes):
+class Classifier(Network, lightning.LightningModule):
     """The network with its loss, its optimizer, and the scores of each pass over a split."""
 
     def __init__(
@@ -43,6 +44,7 @@ class Classifier(Network, Passes):
         self.weight_decay = weight_decay
         self.pretrained: frozenset[str] = frozenset()  # names of parameters
         self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
+        self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
         self.told_N: Tensor | None
         self.register_buffer("told_N", None, persistent=False)  # float32, see `targets`
 
@@ -88,6 +90,40 @@ class Classifier(Network, Passes):
         margins_B = (logits_B2[:, 1] - logits_B2[:, 0]).detach()
         self._passes[stage].add(loss_B.detach(), margins_B, labels_B, index_B)
         return loss_B.mean()
+
+    def on_train_epoch_start(self) -> None:
+        self._passes["train"].clear()
+
+    def on_validation_epoch_start(self) -> None:
+        self._passes["val"].clear()
+
+    def on_test_epoch_start(self) -> None:
+        self._passes["test"].clear()
+
+    def on_train_epoch_end(self) -> None:
+        self._log_means("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_means("test")
+
+    def _log_means(self, stage: str) -> None:
+        means = {f"{stage}/{name}": value for name, value in self.measures(stage).items()}
+        self.log_dict(means, logger=False, batch_size=1)
+
+    def rows(self, stage: str) -> list[Tensor]:
+        """What the latest pass, which may not have ended, has gathered: plain tensors (N,)."""
+        return self._passes[stage].rows()
+
+    def go_on(self, stage: str, rows: list[Tensor]) -> None:
+        """Go on with a pass that an earlier process began."""
+        self._passes[stage].go_on([column.to(self.device) for column in rows])
+
+    def has(self, stage: str) -> bool:
+        """Whether there was a pass over this split."""
+        return self._passes[stage].count > 0
 
     def measures(self, stage: str) -> dict[str, float]:
         """Of the latest pass over a split: nats per review, and a fraction 0..1."""

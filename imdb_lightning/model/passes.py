@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lightning
 import torch
 from torch import Tensor
 
@@ -43,49 +42,3 @@ class Pass:
     def rows(self) -> list[Tensor]:
         """The columns (N,) of this pass."""
         return [column[: self.count].clone().cpu() for column in self.columns]
-
-
-class Passes(lightning.LightningModule):
-    """A model that adds what each batch gave to `self._passes`, and knows the means of a pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
-
-    def measures(self, stage: str) -> dict[str, float]:
-        """Means of the latest pass over "train", "val" or "test", by name."""
-        raise NotImplementedError
-
-    def on_train_epoch_start(self) -> None:
-        self._passes["train"].clear()
-
-    def on_validation_epoch_start(self) -> None:
-        self._passes["val"].clear()
-
-    def on_test_epoch_start(self) -> None:
-        self._passes["test"].clear()
-
-    def on_train_epoch_end(self) -> None:
-        self._log_means("train")
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_means("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_means("test")
-
-    def _log_means(self, stage: str) -> None:
-        means = {f"{stage}/{name}": value for name, value in self.measures(stage).items()}
-        self.log_dict(means, logger=False, batch_size=1)
-
-    def rows(self, stage: str) -> list[Tensor]:
-        """What the latest pass, which may not have ended, has gathered: plain tensors (N,)."""
-        return self._passes[stage].rows()
-
-    def go_on(self, stage: str, rows: list[Tensor]) -> None:
-        """Go on with a pass that an earlier process began."""
-        self._passes[stage].go_on([column.to(self.device) for column in rows])
-
-    def has(self, stage: str) -> bool:
-        """Whether there was a pass over this split."""
-        return self._passes[stage].count > 0

@@ -38,10 +38,7 @@ def mistakes(cfg: DictConfig) -> list[str]:
     if "pretrain.name" not in before:
         return [f"{here}: a classifier's run, not a pretraining; {HOW}"]
     if status != "done":
-        return [
-            f"{here}: it is {status}; "
-            f"python -m imdb_lightning.pretrain resume={path} goes on with it"
-        ]
+        return [f"{here}: it is {status}; python -m imdb_lightning.pretrain resume={path} makes it"]
     missing = [file for file in (run.tokenizer, run.vectors) if not file.is_file()]
     if missing:
         return [f"{here}: damaged: there is no {missing[0].name}"]

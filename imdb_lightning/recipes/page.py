@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 from .. import durable, statistics
@@ -244,7 +244,7 @@ def spans() -> list[str]:
 def figure(groups: Mapping[str, Sequence[Line]]) -> str:
     """Accuracy on test by the minutes that one core would take, with intervals."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "recipes"}):
-        drawn, axes = panel("", "core-minutes of one run, pretraining included", "test accuracy, %")
+        drawn, axes = panel("", "core-minutes, with all that went before", "test accuracy, %")
         drawn.set_size_inches(7, 6)
         points = []
         for (name, some), mark, color in zip(groups.items(), "o^s", LINES, strict=False):
@@ -272,23 +272,32 @@ def name_points(drawn: Figure, axes: Axes, points: Sequence[tuple[float, float, 
     drawn.draw_without_rendering()  # the names are measured in the axes' final place
     dots = axes.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
-    steps = sorted(range(-160, 161, 4), key=abs)
-    for x, y, text in sorted(points, key=lambda point: -point[1]):
-        for dy, (dx, align, end) in product(steps, ((7, "left", 0), (-7, "right", 1))):
-            line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "relpos": (end, 0.5)}
-            name = axes.annotate(
-                text,
-                (x, y),
-                (dx, dy),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-                arrowprops=line if dy else None,
-            )
+    taken += [legend.get_window_extent() for legend in [axes.get_legend()] if legend is not None]
+    places = [*product(sorted(range(-160, 161, 4), key=abs), ("left", "right"))]
+    for point in sorted(points, key=lambda point: -point[1]):
+        for place in places:
+            name = write_name(axes, *point, *place)
             name.get_window_extent()  # puts it where it belongs
             box = Text.get_window_extent(name)  # without its line
-            inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+            inside = all(axes.bbox.contains(*corner) for corner in box.corners())
             if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             name.remove()
+        else:
+            write_name(axes, *point, *places[0])  # better over another name than without one
+
+
+def write_name(axes: Axes, x: float, y: float, text: str, dy: int, align: str) -> Annotation:
+    """Right or left of its point (`align` left or right), or `dy` above and with a line to it."""
+    left = align == "left"
+    line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "relpos": (1 - left, 0.5)}
+    return axes.annotate(
+        text,
+        (x, y),
+        (7 if left else -7, dy),
+        textcoords="offset points",
+        ha=align,
+        va="center",
+        arrowprops=line if dy else None,
+    )

@@ -150,7 +150,7 @@ def threads(device: str) -> int:
 
 
 def ladder() -> dict[str, Recipe]:
-    """The recipes, each after the one that it changes, those without a further one first."""
+    """The recipes, each after the one that it changes, a shorter branch before a longer one."""
     recipes = {}
     for file in sorted((config.conf_dir() / "experiment" / "recipes").glob("*.yaml")):
         text = file.read_text("utf-8")

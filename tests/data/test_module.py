@@ -124,7 +124,7 @@ WITH_UNLABELLED = [*TINY, "data.unsupervised=true"]
 
 def test_pretraining_reads_all_but_val_and_test() -> None:
     cfg = composed(*WITH_UNLABELLED, "data.train_size=20", "data.val_size=10", "data.test_size=6")
-    plain, words = ReviewData(cfg.data, 0), ReviewData(cfg.data, 0, for_words=True)
+    plain, words = ReviewData(cfg.data, 0), ReviewData(cfg.data, 0, for_pretraining=True)
     plain.setup()
     words.setup()
     assert words.tokenizer == plain.tokenizer

@@ -78,7 +78,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_a_classifier_of_another_kind_is_refused(override: str, vectors: Path) -> None:
+def test_a_classifier_with_other_words_is_refused(override: str, vectors: Path) -> None:
     cfg = composed(*TINY, f"pretrained={vectors}", override)
     assert any(WRONG[override] in line for line in pretrained.mistakes(cfg))
 

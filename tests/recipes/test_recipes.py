@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from omegaconf import OmegaConf
 
 from imdb_lightning import config, statistics
 from imdb_lightning.recipes import page, rows
 from imdb_lightning.recipes.keep import keep
 from imdb_lightning.recipes.rows import Found, Row
+from imdb_lightning.report.figures import panel
 from imdb_lightning.report.runs import Predictions
 from imdb_lightning.run import Run
 from tests.conftest import composed, environment, run_of
@@ -199,6 +203,40 @@ def test_a_difference_is_that_of_the_same_seeds() -> None:
 def test_reviews_that_differ_in_punctuation_alone_are_one() -> None:
     assert page.bare("Good,<br /><br />very GOOD!") == page.bare("good very good ")
     assert page.bare("good film") != page.bare("goodfilm")
+
+
+def test_the_page_names_the_rungs_that_are_not_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better, worse = of("longer", 0, 1, skill=1.4), of("mean_max", 0, 1, skill=1.2)
+    same = replace(better, name="masked")
+    rungs = [of("report", 0, 1), better, same, worse]
+    for one, below in pairwise(rungs):
+        below.below = one.name
+    found = Found({row.name: row for row in rungs}, {})
+    lengths, seen = np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9
+    monkeypatch.setattr(page, "read", lambda *_: page.Reviews(lengths, seen, {"a in b": 9}))
+    text = page.write(found, None, tmp_path, "")[0].read_text()
+    assert "that is worse or with p above 0.05:\n`masked`, `mean_max`.\n" in text
+
+
+def test_names_in_the_figure_are_all_there_and_overlap_nowhere() -> None:
+    random = np.random.default_rng(0)
+    points = [
+        (float(x), float(y), f"a name, {i}") for i, (x, y) in enumerate(random.random((25, 2)))
+    ]
+    drawn, axes = panel("", "x", "y", 7, 6)
+    for x, y, _ in points:
+        axes.plot(x, y, "o", label="points" if x == points[0][0] else None)
+    axes.legend(loc="lower right")
+    page.name_points(drawn, axes, points)
+    drawn.draw_without_rendering()
+    assert sorted(name.get_text() for name in axes.texts) == sorted(text for _, _, text in points)
+    legend = axes.get_legend()
+    assert legend is not None
+    boxes = [legend.get_window_extent(), *(Text.get_window_extent(name) for name in axes.texts)]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in box.corners())
 
 
 def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

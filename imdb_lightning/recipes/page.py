@@ -272,7 +272,8 @@ def name_points(drawn: Figure, axes: Axes, points: Sequence[tuple[float, float, 
     drawn.draw_without_rendering()  # the names are measured in the axes' final place
     dots = axes.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
-    taken += [legend.get_window_extent() for legend in [axes.get_legend()] if legend is not None]
+    legend = axes.get_legend()
+    taken += [] if legend is None else [legend.get_window_extent()]
     places = [*product(sorted(range(-160, 161, 4), key=abs), ("left", "right"))]
     for point in sorted(points, key=lambda point: -point[1]):
         for place in places:

@@ -242,25 +242,25 @@ def spans() -> list[str]:
 
 
 def figure(groups: Mapping[str, Sequence[Line]]) -> str:
-    """Accuracy on test by the minutes that one core would take, with intervals."""
+    """Accuracy on test by the seconds that one core would take, with intervals."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "recipes"}):
-        drawn, axes = panel("", "core-minutes, with all that went before", "test accuracy, %")
+        drawn, axes = panel("", "seconds of one core, with all that went before", "test accuracy, %")
         drawn.set_size_inches(7, 6)
         points = []
         for (name, some), mark, color in zip(groups.items(), "o^s", LINES, strict=False):
             for one in some:
-                minutes, percent = one.row.core_minutes, 100 * one.accuracy
+                seconds, percent = one.row.core_seconds, 100 * one.accuracy
                 low, high = one.interval
-                axes.plot([minutes] * 2, [100 * low, 100 * high], color=FAINT, linewidth=1)
+                axes.plot([seconds] * 2, [100 * low, 100 * high], color=FAINT, linewidth=1)
                 label = name if one is some[0] else None
-                axes.plot(minutes, percent, mark, color=color, markersize=5, label=label)
-                points.append((minutes, percent, one.row.name.replace("_", " ")))
-        shown = [minutes for minutes, _, _ in points]
+                axes.plot(seconds, percent, mark, color=color, markersize=5, label=label)
+                points.append((seconds, percent, one.row.name.replace("_", " ")))
+        shown = [seconds for seconds, _, _ in points]
         axes.set_xscale("log")
         axes.set_xlim(min(shown) / 1.5, max(shown) * 4)  # room for the last one's name
-        ticks = [k * 10**n for n in range(-2, 5) for k in (1, 2, 5)]
+        ticks = [k * 10**n for n in range(6) for k in (1, 2, 5)]
         ticks = [tick for tick in ticks if min(shown) / 1.5 <= tick <= max(shown) * 4]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
         axes.legend(loc="lower right")
         name_points(drawn, axes, points)

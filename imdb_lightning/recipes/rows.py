@@ -49,7 +49,8 @@ class Row:
     test: list[Predictions] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)  # of the runs
-    made_of: list[Row] = field(default_factory=list)  # whose minutes it takes as well
+    parts: list[Row] = field(default_factory=list)  # whose answers are in each of its own
+    made_of: list[Row] = field(default_factory=list)  # whose seconds it takes as well
 
     @property
     def right_SN(self) -> np.ndarray:
@@ -90,16 +91,24 @@ class Row:
         )
 
     @property
-    def peak(self) -> float | None:
-        """Largest memory of its processes, bytes."""
-        return max(self.of("peak_memory"), default=None)
+    def parameters(self) -> int:
+        """Of one of its models, with all of its parts."""
+        if self.parts:
+            return sum(part.parameters for part in self.parts)
+        return int(self.metrics[0]["parameters"])
 
     @property
-    def core_minutes(self) -> float:
+    def peak(self) -> float | None:
+        """Largest memory of its processes, one after another, bytes."""
+        peaks = [*self.of("peak_memory"), *(row.peak for row in self.made_of)]
+        return max((peak for peak in peaks if peak is not None), default=None)
+
+    @property
+    def core_seconds(self) -> float:
         """What one of its models takes, mean over runs, with all that went before."""
         # An ensemble takes what all of its runs do.
         models = [self.metrics] if len(self.seeds) == 1 else [[run] for run in self.metrics]
-        return float(np.mean([sum(self.work(runs).values()) for runs in models])) / 60
+        return float(np.mean([sum(self.work(runs).values()) for runs in models]))
 
     def work(self, runs: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
         """Core-seconds of these runs and of those before them, by settings and seed: each once."""
@@ -283,7 +292,8 @@ def beside(row: Row, other: Row, name: str, what: str, on: tuple[Row, Row] | Non
     Of a refit, which has read val, the weights are those of the models `on` that it is a refit of.
     """
     made_of = [other, *(on or ())]
-    made = Row(name, what, row.name, metrics=row.metrics, seeds=row.seeds, made_of=made_of)
+    made = Row(name, what, row.name, row.metrics, seeds=row.seeds, parts=[row, other])
+    made.made_of = made_of
     known, known_other = on or (row, other)
     for number, (own_val, own_test) in enumerate(zip(row.val, row.test, strict=True)):
         val = known.val[number]
@@ -302,8 +312,9 @@ def ensemble(row: Row, name: str, what: str, on: Row | None = None) -> Row:
 
     Of a refit, the temperatures are those of the runs `on` that it is a refit of.
     """
-    made_of = [on] if on is not None else []
-    made = Row(name, what, row.name, metrics=row.metrics, seeds=[-1], made_of=made_of)
+    parts = [row.only([seed]) for seed in row.seeds]
+    made = Row(name, what, row.name, row.metrics, seeds=[-1], parts=parts)
+    made.made_of = [on] if on is not None else []
     temperatures = [statistics.temperature(val.logit, val.label) for val in (on or row).val]
     for kept, splits in ((made.val, row.val), (made.test, row.test)):
         logit_N = np.mean([s.logit / t for s, t in zip(splits, temperatures, strict=True)], 0)

@@ -102,21 +102,21 @@ def test_no_two_recipes_are_one() -> None:
     assert len(set(wanted)) == len(wanted) == len(LADDER)
 
 
-def test_core_minutes_have_all_in_them_that_went_before() -> None:
+def test_core_seconds_have_all_in_them_that_went_before() -> None:
     row = of("net", 0)
     (metrics,) = row.metrics
-    assert row.core_minutes == 2  # a minute of two threads
+    assert row.core_seconds == 60 * 2  # a minute of two threads
     vectors = {"settings": "v", "seed": 0, "seconds": 120.0, "device": "cpu (1 threads)"}
     metrics["data"] = {"pretrained": vectors}
-    assert row.core_minutes == 4
+    assert row.core_seconds == 60 * 4
     teacher = {"settings": "t", "seed": 0, "core_seconds": 60.0, "pretrained": vectors}
     metrics["data"]["teacher"] = [teacher]
-    assert row.core_minutes == 5
+    assert row.core_seconds == 60 * 5
     metrics["data"]["teacher"] = [teacher | {"pretrained": vectors | {"settings": "other"}}]
-    assert row.core_minutes == 7
+    assert row.core_seconds == 60 * 7
     metrics["data"] = {"pretrained": vectors}
     metrics["core_seconds"] = 90.0
-    assert row.core_minutes == 3.5
+    assert row.core_seconds == 60 * 3.5
     assert rows.threads("NVIDIA H100") == 1
 
 
@@ -126,11 +126,11 @@ def test_what_several_models_share_is_counted_once() -> None:
     told = {"settings": "nb_logistic", "seed": 0, "core_seconds": 120.0}
     for run in row.metrics:
         run["data"] = {"pretrained": vectors, "teacher": [told]}
-    assert row.core_minutes == 2 + 1 + 2
-    assert rows.beside(row, branch, "both", "").core_minutes == 2 + 1 + 2
+    assert row.core_seconds == 60 * (2 + 1 + 2)
+    assert rows.beside(row, branch, "both", "").core_seconds == 60 * (2 + 1 + 2)
     together = rows.ensemble(row, "three", "")
-    assert together.core_minutes == 3 * 2 + 1 + 2
-    assert rows.beside(together, branch, "all", "").core_minutes == 3 * 2 + 1 + 2
+    assert together.core_seconds == 60 * (3 * 2 + 1 + 2)
+    assert rows.beside(together, branch, "all", "").core_seconds == 60 * (3 * 2 + 1 + 2)
 
 
 def test_weights_have_the_least_loss_on_val() -> None:
@@ -152,8 +152,10 @@ def test_models_together_are_better_than_each() -> None:
     both = rows.beside(row, branch, "both", "")
     assert both.right_SN.shape == (3, 900) and both.right_SN.mean() > alone + 0.02
     together = rows.ensemble(row, "three", "")
-    minutes = [r.core_minutes for r in (row, both, together)]
-    assert minutes == [2, 4, 6]
+    seconds = [r.core_seconds for r in (row, both, together)]
+    assert seconds == [120, 240, 360]
+    assert [r.parameters for r in (row, both, together)] == [10, 20, 30]
+    assert rows.beside(together, branch, "all", "").parameters == 40
     assert together.right_SN.shape == (1, 900) and together.right_SN.mean() > alone + 0.02
 
 
@@ -179,7 +181,8 @@ def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
     several = made["wider_refit, ensemble + nb_logistic_refit"]
     assert np.isfinite(several.test[0].logit).all()
     # Two core-minutes a model: the runs, both branches, and what they are refits of.
-    assert (both.core_minutes, several.core_minutes) == (8, 12)
+    assert (both.core_seconds, several.core_seconds) == (60 * 8, 60 * 12)
+    assert (both.parameters, several.parameters) == (20, 30)
     for one, another in ((row, refit.only([1])), (row.only([1]), refit)):
         found = Found({"net": one, "again": another}, baselines)
         (fewer,) = [r for r in page.combinations(found) if r.name == both.name]
@@ -289,7 +292,7 @@ def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
     second = rows.collect([tmp_path / "kept"])
     assert second.problems == []
     row, again = first.rungs["vectors"], second.rungs["vectors"]
-    assert row.seeds == again.seeds and row.core_minutes == again.core_minutes
+    assert row.seeds == again.seeds and row.core_seconds == again.core_seconds
     for one, other in ((row.val[0], again.val[0]), (row.test[0], again.test[0])):
         np.testing.assert_array_equal(one.index, other.index)
         np.testing.assert_array_equal(one.right, other.right)

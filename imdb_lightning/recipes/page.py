@@ -244,7 +244,7 @@ def spans() -> list[str]:
 def figure(groups: Mapping[str, Sequence[Line]]) -> str:
     """Accuracy on test by the seconds that one core would take, with intervals."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "recipes"}):
-        drawn, axes = panel("", "seconds of one core, with all that went before", "test accuracy, %")
+        drawn, axes = panel("", "seconds of one core, all told", "test accuracy, %")
         drawn.set_size_inches(7, 6)
         points = []
         for (name, some), mark, color in zip(groups.items(), "o^s", LINES, strict=False):

@@ -28,7 +28,6 @@ from .model.classifier import Classifier
 from .pretrain import pretrained
 from .record import Record
 from .run import Run
-from .schedule import OneCycle
 
 
 log = logging.getLogger(__name__)
@@ -199,8 +198,6 @@ def make_trainer(
         Finite(run),
         checkpoint.Checkpoints(run, record, cfg.checkpoint, start),
     ]
-    if cfg.optim.schedule == "one_cycle":
-        callbacks.append(OneCycle())
     if cfg.optim.adversarial is not None:
         callbacks.append(Adversarial(cfg.optim.adversarial))
     if cfg.optim.average is not None:

@@ -115,7 +115,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "optim.lr": number(0, above=True),
     "optim.weight_decay": number(0),
     "optim.pretrained_lr": number(0, above=True),
-    "optim.average": or_null(number(0, 1)),
+    "optim.schedule": one_of("constant", "one_cycle"),
     "optim.adversarial": or_null(number(0, above=True)),
     "data.name": one_of("imdb", "synthetic"),
     "data.path": or_null(TEXT),
@@ -163,9 +163,9 @@ LATER: dict[str, Any] = {  # what older runs lack, and the values with which the
     "pretrained": None,
     "teacher": None,
     "optim.pretrained_lr": 1.0,
-    "optim.average": None,
+    "optim.schedule": "constant",
     "optim.adversarial": None,
-    "optim.schedule": "constant",  # newer ones lack it
+    "optim.average": None,  # newer ones lack it
 }
 OF_PRETRAINING = tuple(key for key in RULES if key.startswith("pretrain."))
 OPTIONAL = ("data.path", "data.fallback", *HOW, *OF_CELLS, *OF_PRETRAINING)

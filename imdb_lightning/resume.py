@@ -84,6 +84,11 @@ def check(path: Path, now: DictConfig) -> None:
         raise CannotResume(
             f"resume={path}: only {MAY_CHANGE} may change, and these do too", *differing
         )
+    if after.get("optim.schedule") == "one_cycle" and before[MAY_CHANGE] != after[MAY_CHANGE]:
+        raise CannotResume(
+            f"{MAY_CHANGE}={after[MAY_CHANGE]}: the run's learning rate has its whole course over "
+            f"{before[MAY_CHANGE]} epochs (optim.schedule=one_cycle)"
+        )
     done = epochs(path)
     if done > after[MAY_CHANGE]:
         raise CannotResume(f"{MAY_CHANGE}={after[MAY_CHANGE]}: the run has {done} epochs already")

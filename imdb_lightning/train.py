@@ -21,13 +21,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import checkpoint, durable, process, teacher
 from .adversarial import Adversarial
-from .averaging import Averaging
 from .data.module import ReviewData
 from .finite import Finite
 from .model.classifier import Classifier
 from .pretrain import pretrained
 from .record import Record
 from .run import Run
+from .schedule import OneCycle
 
 
 log = logging.getLogger(__name__)
@@ -198,10 +198,10 @@ def make_trainer(
         Finite(run),
         checkpoint.Checkpoints(run, record, cfg.checkpoint, start),
     ]
+    if cfg.optim.schedule == "one_cycle":
+        callbacks.append(OneCycle())
     if cfg.optim.adversarial is not None:
         callbacks.append(Adversarial(cfg.optim.adversarial))
-    if cfg.optim.average is not None:
-        callbacks.append(Averaging(decay=cfg.optim.average))
     if options["early_stopping"] is not None:
         patience = options["early_stopping"]
         callbacks.append(EarlyStopping("val/acc", mode="max", patience=patience))

@@ -161,8 +161,8 @@ def test_models_together_are_better_than_each() -> None:
 
 def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
     """Its own logits on val, which it has read, play no part."""
-    row, branch = of("averaged", 0, 1), of("nb_logistic", 0)
-    refit = of("refit", 0, 1, skill=1.2, below="averaged")
+    row, branch = of("schedule", 0, 1), of("nb_logistic", 0)
+    refit = of("refit", 0, 1, skill=1.2, below="schedule")
     branch_refit = of("nb_logistic_refit", 0)
     for one in (refit, branch_refit):
         one.metrics = [run | {"refit": True} for run in one.metrics]
@@ -170,7 +170,7 @@ def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
     baselines = {one.name: one for one in (branch, branch_refit)}
     made = {r.name: r for r in page.combinations(Found({"net": row, "again": refit}, baselines))}
     alone = page.combinations(Found({"a": row, "b": refit}, {branch_refit.name: branch_refit}))
-    assert [r.name for r in alone] == ["averaged, ensemble", "refit, ensemble"]
+    assert [r.name for r in alone] == ["schedule, ensemble", "refit, ensemble"]
     assert all(np.isfinite(r.test[0].logit).all() for r in alone)
     assert len(made) == 6
     w_K = statistics.weights(np.stack([row.val[1].logit, branch.val[0].logit]), row.val[1].label)

@@ -1,6 +1,6 @@
-"""Adversarial training: where a review is moved to, and what is learned there.
+"""The schedule of the learning rate, and adversarial training.
 
-pytest tests/test_adversarial.py
+pytest tests/test_learning.py
 """
 
 from __future__ import annotations
@@ -15,14 +15,34 @@ import torch
 from imdb_lightning.adversarial import Adversarial, away
 from imdb_lightning.data.module import ReviewData
 from imdb_lightning.model.classifier import Classifier
-from imdb_lightning.train import quiet
+from imdb_lightning.schedule import RISE, OneCycle, one_cycle
+from imdb_lightning.train import quiet, train
 from tests.conftest import TINY, composed
 
 
-def step(
-    tmp_path: Path, *overrides: str, callbacks: Any = ()
+def test_the_learning_rate_is_torchs_one_cycle() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    steps = 1001
+    torchs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps, pct_start=RISE, final_div_factor=1e9
+    )
+    for step in range(steps - 1):
+        # Its first phase ends a step earlier: a thousandth of the way.
+        assert abs(one_cycle(step / (steps - 1)) - float(torchs.get_last_lr()[0])) < 0.004
+        optimizer.step()
+        torchs.step()
+    assert one_cycle(1.0) == pytest.approx(0)
+
+
+def fit(
+    tmp_path: Path,
+    *overrides: str,
+    callbacks: Any = (),
+    epochs: int = 1,
+    steps: int | None = None,
+    batches_a_step: int = 1,
 ) -> tuple[Classifier, list[torch.Tensor]]:
-    """A classifier after a step of training in float64, and its gradients."""
+    """A classifier after training in float64, and its gradients at the last step."""
     cfg = composed(*TINY, *overrides)
     lightning.seed_everything(0, verbose=False)
     data = ReviewData(cfg.data, 0)
@@ -37,8 +57,9 @@ def step(
 
     lightning.Trainer(
         accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=1,
+        max_epochs=epochs,
+        limit_train_batches=steps,
+        accumulate_grad_batches=batches_a_step,
         callbacks=[*callbacks, Keep()],
         logger=False,
         enable_checkpointing=False,
@@ -49,6 +70,32 @@ def step(
         num_sanity_val_steps=0,
     ).fit(model, datamodule=data)
     return model, gradients
+
+
+def test_the_learning_rate_of_a_run_goes_up_and_down(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(tmp_path, "optim.lr=0.5", callbacks=[OneCycle(), Watch()], epochs=5)
+    assert rates == [0.5 * one_cycle(step / 40) for step in range(40)]
+
+
+def test_steps_of_several_batches_have_one_course(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Watch(lightning.Callback):
+        def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    options = ("optim.lr=0.5", "data.batch_size=7")  # ten batches, three steps an epoch
+    fit(tmp_path, *options, callbacks=[OneCycle(), Watch()], epochs=3, batches_a_step=4)
+    assert rates == [0.5 * one_cycle(step / 9) for step in range(9)]
+
+
+# Adversarial training
 
 
 def test_reviews_are_moved_along_the_gradient_by_a_part_of_their_norm() -> None:
@@ -71,7 +118,7 @@ def test_gradients_are_those_of_both_passes(model: str, tmp_path: Path) -> None:
     """By hand: the loss of the batch, and that of the moved one, under the same dropout."""
     dropouts = ["model.dropout=0.5", "model.embedding_dropout=0.3", "model.word_dropout=0.2"]
     options = [f"model={model}", "model.bidirectional=true", *dropouts]
-    _, gradients = step(tmp_path, *options, callbacks=[Adversarial(0.05)])
+    _, gradients = fit(tmp_path, *options, callbacks=[Adversarial(0.05)], steps=1)
 
     cfg = composed(*TINY, *options)
     lightning.seed_everything(0, verbose=False)

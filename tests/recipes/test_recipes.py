@@ -154,6 +154,8 @@ def test_models_together_are_better_than_each() -> None:
     together = rows.ensemble(row, "three", "")
     seconds = [r.core_seconds for r in (row, both, together)]
     assert seconds == [120, 240, 360]
+    branch.metrics[0]["peak_memory"] = 2**21
+    assert [r.peak for r in (row, both, together)] == [2**20, 2**21, 2**20]
     assert [r.parameters for r in (row, both, together)] == [10, 20, 30]
     assert rows.beside(together, branch, "all", "").parameters == 40
     assert together.right_SN.shape == (1, 900) and together.right_SN.mean() > alone + 0.02

@@ -50,7 +50,7 @@ class Row:
     seeds: list[int] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)  # of the runs
     parts: list[Row] = field(default_factory=list)  # whose answers are in each of its own
-    made_of: list[Row] = field(default_factory=list)  # whose seconds it takes as well
+    made_of: list[Row] = field(default_factory=list)  # whose seconds and memory it takes as well
 
     @property
     def right_SN(self) -> np.ndarray:

@@ -154,6 +154,8 @@ def test_models_together_are_better_than_each() -> None:
     together = rows.ensemble(row, "three", "")
     seconds = [r.core_seconds for r in (row, both, together)]
     assert seconds == [120, 240, 360]
+    branch.metrics[0]["peak_memory"] = 2**21
+    assert [r.peak for r in (row, both, together)] == [2**20, 2**21, 2**20]
     assert [r.parameters for r in (row, both, together)] == [10, 20, 30]
     assert rows.beside(together, branch, "all", "").parameters == 40
     assert together.right_SN.shape == (1, 900) and together.right_SN.mean() > alone + 0.02
@@ -161,8 +163,8 @@ def test_models_together_are_better_than_each() -> None:
 
 def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
     """Its own logits on val, which it has read, play no part."""
-    row, branch = of("schedule", 0, 1), of("nb_logistic", 0)
-    refit = of("refit", 0, 1, skill=1.2, below="schedule")
+    row, branch = of("wider", 0, 1), of("nb_logistic", 0)
+    refit = of("wider_refit", 0, 1, skill=1.2, below="wider")
     branch_refit = of("nb_logistic_refit", 0)
     for one in (refit, branch_refit):
         one.metrics = [run | {"refit": True} for run in one.metrics]
@@ -170,15 +172,15 @@ def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
     baselines = {one.name: one for one in (branch, branch_refit)}
     made = {r.name: r for r in page.combinations(Found({"net": row, "again": refit}, baselines))}
     alone = page.combinations(Found({"a": row, "b": refit}, {branch_refit.name: branch_refit}))
-    assert [r.name for r in alone] == ["schedule, ensemble", "refit, ensemble"]
+    assert [r.name for r in alone] == ["wider, ensemble", "wider_refit, ensemble"]
     assert all(np.isfinite(r.test[0].logit).all() for r in alone)
     assert len(made) == 6
     w_K = statistics.weights(np.stack([row.val[1].logit, branch.val[0].logit]), row.val[1].label)
-    both = made["refit + nb_logistic_refit"]
+    both = made["wider_refit + nb_logistic_refit"]
     expected = w_K @ np.stack([refit.test[1].logit, branch_refit.test[0].logit])
     np.testing.assert_allclose(both.test[1].logit, expected)
     assert both.refit and both.right_SN.mean() > refit.right_SN.mean()
-    several = made["refit, ensemble + nb_logistic_refit"]
+    several = made["wider_refit, ensemble + nb_logistic_refit"]
     assert np.isfinite(several.test[0].logit).all()
     # Two core-minutes a model: the runs, both branches, and what they are refits of.
     assert (both.core_seconds, several.core_seconds) == (60 * 8, 60 * 12)

@@ -29,7 +29,7 @@ import numpy as np
 
 
 VAL_SIZE, SPLIT_SEED = 5_000, 0  # data.val_size, data.seed
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C of the logistic regressions
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # C of the logistic regressions
 EPOCHS, SIZE, VOCABULARY, LENGTH = 10, 128, 30_000, 100_000  # of the bag of embeddings
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,15 @@ def measure(
     fit, what, choices = BASELINES[name]
     started = (time.perf_counter(), time.process_time())
     if refit:
-        choices = [Run(output / name).metrics["chosen"]]
+        known = Run(output / name).metrics
+        if known["data"]["fingerprint"] != sources.fingerprint(copy):
+            print(
+                f"imdb_lightning.baselines: {output / name} was fitted on other reviews than those "
+                f"of {copy}; give another --output",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+        choices = [known["chosen"]]
     best: tuple[float, Any, Fitted] | None = None
     for choice in choices:
         fitted = fit(train, choice)
@@ -291,6 +299,7 @@ def main() -> None:
     import os
 
     from .data import sources
+    from .run import Run
 
     path = path or os.environ.get("IMDB_DATA")
     try:
@@ -301,11 +310,14 @@ def main() -> None:
     for name in names or BASELINES:
         for refit in (False, True):
             folder = arguments.output / (f"{name}_refit" if refit else name)
+            more = arguments.unsupervised and not refit
             if (folder / "metrics.json").exists():
-                print(f"{folder} is done; another --output fits it again")
+                lacks = more and sources.UNSUPERVISED not in Run(folder).metrics["data"]
+                what = "is done without --unsupervised; move it away" if lacks else "is done"
+                print(f"{folder} {what}; another --output fits it again")
+                failed = failed or lacks
                 continue
             # In a process of its own, whose peak of memory is the baseline's.
-            more = arguments.unsupervised and not refit
             process = multiprocessing.get_context("spawn").Process(
                 target=measure, args=(name, path, arguments.output, refit, more)
             )

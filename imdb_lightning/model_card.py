@@ -12,6 +12,7 @@ def text(model: Trained) -> str:
     metrics, options = model.metrics, model.config["model"]
     data: dict[str, Any] = metrics.get("data") or {}
     reviews: dict[str, int] = data.get("reviews") or {}
+    told = ("test",) if metrics.get("refit") else ("val", "test")
     lines = [
         f"# {options['name']}, a sentiment classifier of film reviews",
         "",
@@ -28,11 +29,15 @@ def text(model: Trained) -> str:
         "",
         "| split | accuracy | 95 % interval | loss (nats per review) |",
         "|---|---|---|---|",
-        *(row(metrics, split, reviews) for split in ("val", "test") if f"{split}/acc" in metrics),
+        *(row(metrics, split, reviews) for split in told if f"{split}/acc" in metrics),
         "",
         f"One run, seed {metrics.get('seed', 'unknown')}; the interval is over reviews, not over "
-        f"seeds. Temperature for probabilities, fitted on val: {model.temperature:.4g}.",
-        *(["", "val was trained on too, once all was chosen."] if metrics.get("refit") else []),
+        "seeds."
+        + (
+            " val was trained on too, once all was chosen, and gives no temperature."
+            if metrics.get("refit")
+            else f" Temperature for probabilities, fitted on val: {model.temperature:.4g}."
+        ),
         "",
         "## Configuration",
         "",

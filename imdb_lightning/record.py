@@ -193,8 +193,13 @@ class Record(Callback):
         log.info(
             f"{name} test accuracy {test.accuracy:.4f}, loss {test.loss:.4f} "
             f"({len(test.labels_N):,} reviews, {self.metrics['test_checkpoint']} checkpoint; "
-            f"best val accuracy {self.metrics['val/acc_best']:.4f} in epoch "
-            f"{self.metrics['best_epoch']}; {seconds:.0f} s)"
+            + (
+                "val was trained on too"
+                if self.cfg.data.refit
+                else f"best val accuracy {self.metrics['val/acc_best']:.4f} in epoch "
+                f"{self.metrics['best_epoch']}"
+            )
+            + f"; {seconds:.0f} s)"
         )
         log.info("%s", self.run.path)
         return self.metrics

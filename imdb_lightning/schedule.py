@@ -14,7 +14,7 @@ FIRST = 1 / 25  # of the highest learning rate
 
 
 class OneCycle(Callback):
-    """One rise and one fall over the whole run: a function of the step alone, without a state.
+    """One rise and one fall over the whole run: a function of the step, and of the highest rate.
 
     Smith and Topin 2018, "Super-convergence", as torch's OneCycleLR has it, momentum left alone.
     """

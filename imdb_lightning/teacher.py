@@ -72,7 +72,10 @@ def _mistakes(cfg: DictConfig, path: Path) -> list[str]:
         if metrics["data"].get("fingerprint") != _fingerprint(cfg.data.path):
             lines.append(f"{here}: it has read other reviews than those of this run")
         elif baseline and metrics["data"].get(UNSUPERVISED) != _unlabelled(cfg.data.path):
-            lines.append(f"{here}: it was not fitted with --unsupervised on these reviews; do so")
+            lines.append(
+                f"{here}: it has not told these unlabelled reviews; move it away, then "
+                "python -m imdb_lightning.baselines --unsupervised"
+            )
     if lines:
         return lines
     try:

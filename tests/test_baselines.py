@@ -65,6 +65,10 @@ def test_what_it_leaves_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert metrics[f"{split}/acc"] == rows.right.mean() == 1
         assert metrics["model"] == name and metrics["status"] == "done"
         assert metrics["chosen"] == 1e-4  # the first of equals
+    other = write_parquet(tmp_path / "other", train=some_reviews(200, 7), test=some_reviews(60))
+    with pytest.raises(SystemExit, match="1"):
+        baselines.measure("nb_logistic", str(other), tmp_path / "out", refit=True)
+    assert Run(tmp_path / "out" / "nb_logistic_refit").metrics == metrics
 
 
 def test_the_unlabelled_reviews_are_told_where_they_are_asked_for(
@@ -109,19 +113,26 @@ def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) 
     assert done.returncode == 2 and told in line
 
 
-def test_what_is_done_is_not_fitted_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [([], 0, "is done; another"), (["--unsupervised"], 1, "is done without --unsupervised")],
+)
+def test_what_is_done_is_not_fitted_again(
+    more: list[str], code: int, told: str, tmp_path: Path
+) -> None:
     write_parquet(tmp_path / "d", train=some_reviews(20), test=some_reviews(6, 20))
     for name in ("nb_logistic", "nb_logistic_refit"):
         (tmp_path / "out" / name).mkdir(parents=True)
-        (tmp_path / "out" / name / "metrics.json").write_text("{}")
+        (tmp_path / "out" / name / "metrics.json").write_text('{"data": {}}')
     done = subprocess.run(
         [sys.executable, "-m", "imdb_lightning.baselines"]
-        + ["nb_logistic", "data.path=d", "--output", "out"],
+        + ["nb_logistic", "data.path=d", "--output", "out", *more],
         cwd=tmp_path,
         env=environment(tmp_path),
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0 and done.stdout.count("is done") == 2
-    assert {file.read_text() for file in tmp_path.rglob("metrics.json")} == {"{}"}
+    assert done.returncode == code and done.stdout.count("is done") == 2
+    assert told in done.stdout
+    assert {file.read_text() for file in tmp_path.rglob("metrics.json")} == {'{"data": {}}'}

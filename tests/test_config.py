@@ -323,6 +323,17 @@ def test_the_digest_is_of_the_values_not_of_their_writing() -> None:
     assert digest("data.num_workers=2", "data.cache_dir=null") == digest()
 
 
+def test_runs_of_before_and_after_a_key_was_there_are_the_same() -> None:
+    cfg = composed()
+    OmegaConf.set_struct(cfg, False)
+    older, oldest = cfg.copy(), cfg.copy()
+    older.optim.average = None  # a key that is gone
+    del oldest.optim.adversarial  # and one that came
+    assert config.digest(older) == config.digest(oldest) == config.digest(cfg)
+    older.optim.average = 0.9
+    assert config.digest(older) != config.digest(cfg)
+
+
 @pytest.mark.parametrize("text", ["a b", "it's", "a,b=c", "back\\", "\\'", "${x}", "[1]", ""])
 def test_a_quoted_text_is_that_text_to_hydra(text: str) -> None:
     (override,) = OverridesParser.create().parse_overrides([f"k={config.quoted(text)}"])

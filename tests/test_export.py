@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imdb_lightning import export
+from imdb_lightning import export, model_card
 from imdb_lightning.export import ExportError
 from imdb_lightning.trained import load
 from tests.conftest import run_of
@@ -89,3 +89,7 @@ def test_the_card_says_what_the_model_is(runs: dict[str, Path], tmp_path: Path) 
         assert text in card
     assert f"{model.metrics['test/acc']:.4f}" in card
     assert "it knows nothing of real ones" in card
+    assert "| val | " in card and "Temperature" in card
+    model.metrics["refit"] = True
+    card = model_card.text(model)
+    assert "| val | " not in card and "Temperature" not in card and "val was trained on" in card

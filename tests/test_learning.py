@@ -16,7 +16,7 @@ from imdb_lightning.adversarial import Adversarial, away
 from imdb_lightning.data.module import ReviewData
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.schedule import RISE, OneCycle, one_cycle
-from imdb_lightning.train import quiet, train
+from imdb_lightning.train import quiet
 from tests.conftest import TINY, composed
 
 

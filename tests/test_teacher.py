@@ -169,4 +169,4 @@ def test_a_baseline_is_a_teacher_too(
     assert [p > 0.5 for p in told_N] == [label == 1 for label in some_reviews(30, 260)["label"]]
     cfg.teacher = str(tmp_path / "False" / "nb_logistic")
     (line,) = teacher.mistakes(cfg)
-    assert "it was not fitted with --unsupervised" in line
+    assert "it has not told these unlabelled reviews" in line

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -14,7 +16,10 @@ from .rows import Found
 
 
 def keep(found: Found, folder: Path) -> list[Path]:
-    """A directory in `folder` for each run that is not there yet; those that are new."""
+    """A directory in `folder` for each run that is not there yet; those that are new.
+
+    What is there stays, whatever it is, with a line where it is not the same run.
+    """
     new = []
     for row in [*found.baselines.values(), *found.rungs.values()]:
         for path, seed in zip(row.paths, row.seeds, strict=True):
@@ -22,7 +27,13 @@ def keep(found: Found, folder: Path) -> list[Path]:
             if not (kept / "metrics.json").exists():
                 copy(Run(path), Run(kept))
                 new.append(kept)
+            elif not same(Run(path).metrics, Run(kept).metrics):
+                print(f"{kept} is of another run than {path} and stays", file=sys.stderr)
     return new
+
+
+def same(metrics: dict[str, Any], kept: dict[str, Any]) -> bool:
+    return all(metrics.get(name) == kept.get(name) for name in ("git", "seconds", "test/loss"))
 
 
 def copy(run: Run, kept: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,8 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
             compared_with = against(one.row, below)
             if compared_with is not None:
                 one.difference, one.difference_interval, one.p = compared_with
-    compared = [one for one in lines.values() if one.p is not None]
+    beside = beside_the_branch(found, lines)
+    compared = [one for one in [*lines.values(), *beside] if one.p is not None]
     for one, p in zip(compared, statistics.holm([c.p or 0.0 for c in compared]), strict=True):
         one.p_holm = p
     every = [run for row in rows.values() for run in row.metrics]
@@ -155,6 +156,7 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
             if one.difference is not None and (one.difference < 0 or (one.p_holm or 0) > 0.05)
         ],
         "baselines": [lines[name] for name in found.baselines],
+        "beside": beside,
         "others": [lines[row.name] for row in made],
         "lengths": spans(),
         "length_counts": [int(group.sum()) for group in groups(reviews.words_N)],
@@ -167,9 +169,27 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
     }
 
 
+def beside_the_branch(found: Found, lines: Mapping[str, Line]) -> list[Line]:
+    """Each rung that is one net, compared with the NB branch that has read as many labels."""
+    made = []
+    for row in found.rungs.values():
+        branch = found.baselines.get(f"{BRANCH}_refit" if row.refit else BRANCH)
+        compared_with = branch and against(row, replace(branch, seeds=[-1]))  # with each run
+        if branch and compared_with:
+            one = replace(lines[row.name], row=replace(row, below=branch.name))
+            one.difference, one.difference_interval, one.p = compared_with
+            made.append(one)
+    return made
+
+
 def combinations(found: Found) -> list[Row]:
-    """The best rung on val, and its refit, beside the NB branch, as an ensemble, and both."""
+    """Of the rungs that have a refit, the best on val of each branch, and its refit.
+
+    Each beside the NB branch, as an ensemble, and both. Where no rung has a refit, of all rungs.
+    """
     chosen = [row for row in found.rungs.values() if not row.refit]
+    refits = {ladder()[row.name].below for row in found.rungs.values() if row.refit}
+    chosen = [row for row in chosen if row.name in refits] or chosen
     branch, branch_refit = (found.baselines.get(name) for name in (BRANCH, f"{BRANCH}_refit"))
     made = []
     for title, rows in (
@@ -218,16 +238,19 @@ def together(
 
 def line(row: Row, reviews: Reviews) -> Line:
     right_SN = row.right_SN
-    errors = []
-    for val, test in zip(row.val, row.test, strict=True):
-        temperature = statistics.temperature(val.logit, val.label)
-        errors.append(statistics.calibration_error(test.logit / temperature, test.label))
+    errors = [
+        statistics.calibration_error(
+            test.logit / statistics.temperature(val.logit, val.label), test.label
+        )
+        for val, test in zip(row.val, row.test, strict=True)
+        if not row.refit  # it has read val, which tells it no temperature
+    ]
     return Line(
         row,
         statistics.paired_interval(right_SN.astype(np.int8)),
         float(right_SN[:, ~reviews.seen_N].mean()),
         [float(right_SN[:, group].mean()) for group in groups(reviews.words_N)],
-        None if row.refit else float(np.mean(errors)),
+        float(np.mean(errors)) if errors else None,
     )
 
 

@@ -223,6 +223,31 @@ def test_the_page_names_the_rungs_that_are_not_better(
     monkeypatch.setattr(page, "read", lambda *_: page.Reviews(lengths, seen, {"a in b": 9}))
     text = page.write(found, None, tmp_path, "")[0].read_text()
     assert "that is worse or with p above 0.05:\n`masked`, `mean_max`.\n" in text
+    assert "- `masked`, `mean_max`: not better than the rung below." in text
+
+
+def test_a_net_is_compared_with_the_branch_that_read_as_many_labels() -> None:
+    nets = {"wider": of("wider", 0, 1), "wider_refit": of("wider_refit", 0, 1, below="wider")}
+    nets["wider_refit"].metrics = [run | {"refit": True} for run in nets["wider_refit"].metrics]
+    branches = [of("nb_logistic", 0), of("nb_logistic_refit", 0)]
+    found = Found(nets, {row.name: row for row in branches})
+    reviews = page.Reviews(np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9, {})
+    told = page.contents(found, reviews)["beside"]
+    for one, net, branch in zip(told, nets.values(), branches, strict=True):
+        assert (one.row.name, one.row.below) == (net.name, branch.name)
+        difference = net.right_SN.mean() - branch.right_SN.mean()
+        assert one.difference == pytest.approx(difference) and one.p_holm >= one.p
+
+
+def test_rungs_with_a_refit_are_put_together_with_others() -> None:
+    """A rung better on val, without one, is not."""
+    better, row = of("schedule", 0, skill=2), of("wider", 0, below="schedule")
+    refit = of("wider_refit", 0, below="wider")
+    refit.metrics = [run | {"refit": True} for run in refit.metrics]
+    branches = {name: of(name, 0) for name in ("nb_logistic", "nb_logistic_refit")}
+    found = Found({one.name: one for one in (better, row, refit)}, branches)
+    made = [one.name for one in page.combinations(found)]
+    assert made == ["wider + nb_logistic", "wider_refit + nb_logistic_refit"]
 
 
 def test_names_in_the_figure_are_all_there_and_overlap_nowhere() -> None:
@@ -270,7 +295,9 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
+def test_a_run_that_is_kept_tells_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg = composed("experiment=recipes/vectors", f"data.cache_dir={tmp_path}")
     cfg.pretrained = str(tmp_path / "vectors")
     own = run_of(tmp_path / "runs" / "run", "model=rnn", "trainer.max_epochs=1")
@@ -290,7 +317,10 @@ def test_a_run_that_is_kept_tells_the_same(tmp_path: Path) -> None:
     first = rows.collect([tmp_path / "runs"])
     assert first.problems == []
     (kept,) = keep(first, tmp_path / "kept")
+    assert keep(first, tmp_path / "kept") == [] and capsys.readouterr().err == ""
+    Run(own).write_metrics(metrics | {"git": "another"})
     assert keep(first, tmp_path / "kept") == []
+    assert f"{kept} is of another run than {own} and stays" in capsys.readouterr().err
     second = rows.collect([tmp_path / "kept"])
     assert second.problems == []
     row, again = first.rungs["vectors"], second.rungs["vectors"]

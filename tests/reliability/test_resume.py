@@ -106,6 +106,18 @@ def test_another_configuration_is_refused_by_its_keys(
     assert contents(copied / "run") == before
 
 
+def test_a_course_of_the_learning_rate_has_its_length(copied: Path) -> None:
+    """More epochs would be another course over those that are done."""
+    run = Run(copied / "run")
+    cfg = run.config
+    cfg.optim.schedule = "one_cycle"
+    run.write_config(cfg)
+    before = contents(copied / "run")
+    assert command(copied, "resume=run", "trainer.max_epochs=9") == 2
+    assert "the run's learning rate has its whole course over" in said(copied)
+    assert contents(copied / "run") == before
+
+
 @pytest.mark.slow
 def test_other_reviews_are_refused(tmp_path: Path) -> None:
     data = write_parquet(tmp_path / "data", train=some_reviews(60), test=some_reviews(20, 100))

@@ -267,6 +267,7 @@ def write(
         "test/acc": scores["test"].accuracy,
         "test/loss": scores["test"].loss,
         "device": device_name(torch.device("cpu")),
+        "processor": process.processor(),
         "peak_memory": process.peak_memory(),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,16 @@ def keep_memory() -> None:
     # Before 2.35 glibc takes no more than 32 MiB, and a refusal would leave all the others worse.
     if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, KEEP) or mallopt(M_MMAP_THRESHOLD, LESS)):
         mallopt(M_TRIM_THRESHOLD, KEEP)
+
+
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int | None:

@@ -159,6 +159,7 @@ class Record(Callback):
             "seconds": seconds,
             "core_seconds": time.process_time() - self.worked,  # of all threads together
             "device": device_name(device),
+            "processor": process.processor(),
             "peak_memory": process.peak_memory(),
         }
         if model is None:

@@ -110,7 +110,7 @@ def test_metrics_hold_what_they_should(run: Run) -> None:
     assert set(metrics) == set(
         "status dataset model seed test_checkpoint versions git parameters data epochs best_epoch "
         "val/acc val/loss val/acc_best test/acc test/loss temperature seconds "
-        "core_seconds peak_memory tokens_per_second device".split()
+        "core_seconds peak_memory tokens_per_second device processor".split()
     )
     assert metrics["status"] == "done"
     assert (metrics["dataset"], metrics["model"], metrics["seed"]) == ("synthetic", "lstm", 0)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..model.kernels.library import find_compiler, processor
+from .. import process
+from ..model.kernels.library import find_compiler
 
 
 class Times(NamedTuple):
@@ -59,10 +60,9 @@ def product_of_matrices(size: int = 2048) -> tuple[Callable[[], object], float]:
 
 def machine() -> dict[str, Any]:
     """What the figures hold for."""
-    model = [line for line in processor().splitlines() if line.startswith("model name")]
     return {
         "when": datetime.now().isoformat(timespec="seconds"),
-        "processor": model[0].split(":")[1].strip() if model else processor(),
+        "processor": process.processor(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),

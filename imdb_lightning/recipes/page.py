@@ -164,9 +164,14 @@ def contents(found: Found, reviews: Reviews) -> dict[str, Any]:
         "reviews": len(reviews.words_N),
         "val_reviews": len(rungs[0].val[0].index),
         "seen": int(reviews.seen_N.sum()),
-        "devices": sorted({run["device"] for run in every}),
+        "devices": sorted({hardware(run) for run in every}),
         "commits": sorted({str(run["git"]) for run in every if run.get("git")}),
     }
+
+
+def hardware(run: Mapping[str, Any]) -> str:
+    """Older runs do not tell the processor."""
+    return ", ".join(run[name] for name in ("processor", "device") if name in run)
 
 
 def beside_the_branch(found: Found, lines: Mapping[str, Line]) -> list[Line]:

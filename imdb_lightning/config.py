@@ -116,6 +116,7 @@ RULES: dict[str, tuple[Check, str]] = {
     "optim.weight_decay": number(0),
     "optim.pretrained_lr": number(0, above=True),
     "optim.schedule": one_of("constant", "one_cycle"),
+    "optim.average": or_null(number(0, 1)),
     "optim.adversarial": or_null(number(0, above=True)),
     "data.name": one_of("imdb", "synthetic"),
     "data.path": or_null(TEXT),
@@ -164,8 +165,8 @@ LATER: dict[str, Any] = {  # what older runs lack, and the values with which the
     "teacher": None,
     "optim.pretrained_lr": 1.0,
     "optim.schedule": "constant",
+    "optim.average": None,
     "optim.adversarial": None,
-    "optim.average": None,  # newer ones lack it
 }
 OF_PRETRAINING = tuple(key for key in RULES if key.startswith("pretrain."))
 OPTIONAL = ("data.path", "data.fallback", *HOW, *OF_CELLS, *OF_PRETRAINING)

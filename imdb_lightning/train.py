@@ -21,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import checkpoint, durable, process, teacher
 from .adversarial import Adversarial
+from .averaging import Averaging
 from .data.module import ReviewData
 from .finite import Finite
 from .model.classifier import Classifier
@@ -202,6 +203,8 @@ def make_trainer(
         callbacks.append(OneCycle())
     if cfg.optim.adversarial is not None:
         callbacks.append(Adversarial(cfg.optim.adversarial))
+    if cfg.optim.average is not None:
+        callbacks.append(Averaging(decay=cfg.optim.average))
     if options["early_stopping"] is not None:
         patience = options["early_stopping"]
         callbacks.append(EarlyStopping("val/acc", mode="max", patience=patience))

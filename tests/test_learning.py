@@ -1,4 +1,4 @@
-"""The schedule of the learning rate, and adversarial training.
+"""The schedule of the learning rate, the average of the weights, and adversarial training.
 
 pytest tests/test_learning.py
 """
@@ -12,11 +12,12 @@ import lightning
 import pytest
 import torch
 
+from imdb_lightning import checkpoint
 from imdb_lightning.adversarial import Adversarial, away
 from imdb_lightning.data.module import ReviewData
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.schedule import RISE, OneCycle, one_cycle
-from imdb_lightning.train import quiet
+from imdb_lightning.train import quiet, train
 from tests.conftest import TINY, composed
 
 
@@ -93,6 +94,41 @@ def test_steps_of_several_batches_have_one_course(tmp_path: Path) -> None:
     options = ("optim.lr=0.5", "data.batch_size=7")  # ten batches, three steps an epoch
     fit(tmp_path, *options, callbacks=[OneCycle(), Watch()], epochs=3, batches_a_step=4)
     assert rates == [0.5 * one_cycle(step / 9) for step in range(9)]
+
+
+@pytest.mark.slow
+def test_the_average_is_what_is_validated_saved_and_tested(tmp_path: Path) -> None:
+    """An average of which no step becomes a part but the first stays as it was after that."""
+    options = [*TINY, "model=rnn", "optim.lr=0.05", "optim.average=0.999999999"]
+    for which in ("last", "best"):
+        cfg = composed(*options, f"test_checkpoint={which}", "trainer.max_epochs=3")
+        metrics = train(cfg, tmp_path / which)
+        losses = {
+            split: [epoch[f"{split}/loss"] for epoch in metrics["epochs"]]
+            for split in ("train", "val")
+        }
+        assert max(losses["val"]) - min(losses["val"]) < 1e-6
+        assert max(losses["train"]) - min(losses["train"]) > 1e-3
+        saved = checkpoint.read(tmp_path / which / "checkpoints" / "last.ckpt")
+        own, current = saved["state_dict"], saved["current_model_state"]
+        assert any(not torch.equal(own[name], current[name]) for name in own)
+
+
+def test_the_average_gives_way_to_the_best_weights(tmp_path: Path) -> None:
+    """Predictions on val are those of the weights that are tested."""
+    from imdb_lightning.report.runs import read_predictions
+    from tests.conftest import run_of
+
+    options = ("model=rnn", "optim.lr=0.05", "optim.average=0.5", "trainer.max_epochs=6")
+    run = run_of(tmp_path / "run", *options, "test_checkpoint=best", "seed=2")
+    from imdb_lightning.evaluate import split
+    from imdb_lightning.trained import load
+
+    model = load(run)
+    for name in ("val", "test"):
+        texts, _ = split(model, name, [])
+        logits = read_predictions(run / "predictions.parquet")[name].logit
+        torch.testing.assert_close(model.logits(texts), logits, rtol=1e-4, atol=1e-5)
 
 
 # Adversarial training

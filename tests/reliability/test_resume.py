@@ -113,7 +113,8 @@ def test_a_course_of_the_learning_rate_has_its_length(copied: Path) -> None:
     cfg.optim.schedule = "one_cycle"
     run.write_config(cfg)
     before = contents(copied / "run")
-    assert command(copied, "resume=run", "trainer.max_epochs=9") == 2
+    longer = ("optim.schedule=one_cycle", "trainer.max_epochs=9")
+    assert command(copied, "resume=run", *longer) == 2
     assert "the run's learning rate has its whole course over" in said(copied)
     assert contents(copied / "run") == before
 

@@ -69,36 +69,38 @@ def paired_interval(difference_SN: np.ndarray) -> tuple[float, float]:
 
     Seeds and reviews are crossed, and each adds to the variance; each part has an interval of its
     own, Student's of the few seeds, and the reach of both together is the root of the sum of their
-    squares (Zou and Donner 2008, "Construction of confidence limits about effect measures").
+    squares (Zou and Donner 2008, "Construction of confidence limits about effect measures"). It is
+    never less than that of these very runs over reviews: a few seeds may agree by chance.
     """
-    return _interval(difference_SN.mean(1), _of_reviews(difference_SN))
+    return _interval(difference_SN.mean(1), *_of_reviews(difference_SN))
 
 
 def unpaired_interval(first_SN: np.ndarray, second_SM: np.ndarray) -> tuple[float, float]:
     """The same of the difference of two means on different reviews, with the same seeds."""
-    of_reviews = _of_reviews(first_SN) + _of_reviews(second_SM)
-    return _interval(first_SN.mean(1) - second_SM.mean(1), of_reviews)
+    both = np.add(_of_reviews(first_SN), _of_reviews(second_SM))
+    return _interval(first_SN.mean(1) - second_SM.mean(1), *both)
 
 
-def _of_reviews(values_SN: np.ndarray) -> float:
-    """What reviews add to the variance of the mean, without what differs from seed to seed too.
+def _of_reviews(values_SN: np.ndarray) -> tuple[float, float]:
+    """What reviews add to the variance of the mean: with these runs, and whatever the seeds.
 
-    The latter is in the variance of the seeds' means already.
+    The former has in it what differs from seed to seed too, which is in the variance of the seeds'
+    means as well.
     """
     seeds, reviews = values_SN.shape
     review_N = values_SN.mean(0)
     rest_SN = values_SN - values_SN.mean(1, keepdims=True) - review_N
     rest = rest_SN.var() / (seeds - 1) if seeds > 1 else 0.0
-    return max(0.0, float(review_N.var() - rest)) / reviews
+    variance = float(review_N.var())
+    return variance / reviews, max(0.0, variance - rest) / reviews
 
 
-def _interval(means_S: np.ndarray, of_reviews: float) -> tuple[float, float]:
+def _interval(means_S: np.ndarray, of_runs: float, of_reviews: float) -> tuple[float, float]:
     tail = (1 + LEVEL) / 2
     seeds, mean = len(means_S), float(means_S.mean())
-    squared = norm.ppf(tail) ** 2 * of_reviews
-    if seeds > 1:
-        squared += t.ppf(tail, seeds - 1) ** 2 * means_S.var(ddof=1) / seeds
-    reach = float(np.sqrt(squared))
+    of_seeds = t.ppf(tail, seeds - 1) ** 2 * means_S.var(ddof=1) / seeds if seeds > 1 else 0.0
+    normal = norm.ppf(tail) ** 2
+    reach = float(np.sqrt(max(normal * of_runs, normal * of_reviews + of_seeds)))
     return mean - reach, mean + reach
 
 

@@ -116,4 +116,8 @@ def reverse_within(lengths_B: Tensor, steps: int) -> Tensor:
 
 def take_steps(x_TBE: Tensor, steps_TB: Tensor) -> Tensor:
     """x at step steps_TB[t, b] of review b: (T, B, E)."""
-    return x_TBE.gather(0, steps_TB.unsqueeze(2).expand(-1, -1, x_TBE.shape[2]))
+    reviews = steps_TB.shape[1]
+    rows_TB = steps_TB * reviews + torch.arange(reviews, device=steps_TB.device)
+    # Whole rows: `gather` goes number by number, and takes three times as long with its gradient.
+    taken = x_TBE.flatten(0, 1).index_select(0, rows_TB.flatten())
+    return taken.view(*steps_TB.shape, x_TBE.shape[2])

@@ -11,17 +11,22 @@ Dimensions: T steps, B reviews, I input size, H hidden size, G gates.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .backbones import ended
+from .backbones import Unrolled, ended
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from .kernels import Native, Weights
 
+
+log = logging.getLogger(__name__)
+warn_once = cache(log.warning)
 
 Saved = tuple[Tensor, ...]  # what a forward pass keeps for the backward pass
 
@@ -31,15 +36,22 @@ tanh_back = torch.ops.aten.tanh_backward
 
 
 class Fused(nn.Module):
-    """One cell of ours over time, with the calling convention of `Unrolled`."""
+    """One cell over time, with the calling convention of `Unrolled`, by the fastest way there is.
+
+    On a GPU any cell has one (kernels/cuda.py). On a CPU the cells of cells.py have theirs; others
+    are unrolled step by step, after one line that says so.
+    """
 
     def __init__(self, cell: Cell, native: bool = True) -> None:
-        """`native=False` keeps to the portable passes. Raises TypeError for a cell not of ours."""
+        """`native=False` keeps to the portable passes on a CPU."""
         super().__init__()
-        if type(cell) not in PORTABLE:
-            raise TypeError(f"{type(cell).__name__} has no fused passes")
         self.cell = cell
         self.native = native
+        self.on_gpu: Any = None  # made where it is needed: it imports a tracer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the kernels, which no file and no other process can hold."""
+        return {**super().__getstate__(), "on_gpu": None}
 
     def forward(
         self, x_TBI: Tensor, state: State | None = None, lengths_B: Tensor | None = None
@@ -52,18 +64,36 @@ class Fused(nn.Module):
         them raises RuntimeError. Raises ValueError where shapes do not fit the cell.
         """
         cell = self.cell
-        weights = Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
         if state is None:
             state = cell.initial_state(x_TBI.shape[1])
         self._check(x_TBI, state, lengths_B)
+        if type(cell) not in PORTABLE and not x_TBI.is_cuda:
+            warn_once(
+                f"{type(cell).__name__} has no fused form on a CPU and is unrolled step by step; "
+                "model.implementation=compile is faster"
+            )
+            return unrolled(cell, x_TBI, state, lengths_B)
+        dtype = next(cell.parameters()).dtype
         with torch.autocast(x_TBI.device.type, enabled=False):
-            inputs = [tensor.to(cell.weight_hh.dtype).contiguous() for tensor in (x_TBI, *state)]
+            x_TBI, *state = (tensor.to(dtype).contiguous() for tensor in (x_TBI, *state))
             if lengths_B is not None:
                 lengths_B = lengths_B.to(x_TBI.device, torch.int64).contiguous()
+            if x_TBI.is_cuda:
+                return self._on_gpu(x_TBI, tuple(state), lengths_B)
+            weights = Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+            inputs = [x_TBI, *state]
             keep = torch.is_grad_enabled()
             passes = self._passes(*weights, *inputs)
             h_TBH, *last = WholeSequence.apply(passes, keep, lengths_B, *weights, *inputs)
         return h_TBH, tuple(last)
+
+    def _on_gpu(
+        self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
+    ) -> tuple[Tensor, State]:
+        if self.on_gpu is None:
+            
+            self.on_gpu = CudaSequence(self.cell, unrolled)
+        return self.on_gpu(x_TBI, state, lengths_B)
 
     def _check(self, x_TBI: Tensor, state: State, lengths_B: Tensor | None) -> None:
         """The kernels take addresses: nothing after this looks at sizes again."""
@@ -84,6 +114,12 @@ class Fused(nn.Module):
         if self.native and kinds == {("cpu", torch.float32)}:
             passes = Native.of(self.cell)
         return passes or PORTABLE[type(self.cell)](self.cell)
+
+
+def unrolled(
+    cell: Cell, x_TBI: Tensor, state: State, lengths_B: Tensor | None
+) -> tuple[Tensor, State]:
+    return Unrolled(cell)(x_TBI, state, lengths_B)
 
 
 class WholeSequence(torch.autograd.Function):

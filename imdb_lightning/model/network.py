@@ -5,9 +5,8 @@ Dimensions: T tokens, B reviews in the batch, E embedding size, H hidden size, F
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -20,7 +19,7 @@ from .cells import Cell
 from .compiled import Compiled
 from .dropout import FeatureDropout, WordDropout
 from .embedding import Embedding
-from .fused import PORTABLE, Fused
+from .fused import Fused
 
 
 POOLINGS: dict[str, Callable[..., Tensor]] = {
@@ -30,10 +29,6 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {
     "mean_max": pooling.mean_max,
     "mean_padded": pooling.mean_padded,  # the network first makes padding a part of the review
 }
-
-
-log = logging.getLogger(__name__)
-warn_once = cache(log.warning)
 
 
 class Network(nn.Module):
@@ -138,19 +133,8 @@ def cell_maker(cell: Mapping[str, Any]) -> Callable[[int, int], Cell]:
     return lambda input_size, hidden_size: kind(input_size, hidden_size, **options)
 
 
-def fused_or_unrolled(cell: Cell) -> nn.Module:
-    """`Fused` where the cell is one of ours, else `Unrolled`, after one line that says so."""
-    if type(cell) in PORTABLE:
-        return Fused(cell)
-    warn_once(
-        f"{type(cell).__name__} has no fused form and is unrolled step by step; "
-        "model.implementation=compile is faster"
-    )
-    return Unrolled(cell)
-
-
 IMPLEMENTATIONS: dict[str, Callable[[Cell], nn.Module]] = {
-    "fused": fused_or_unrolled,
+    "fused": Fused,
     "compile": Compiled,
     "loop": Unrolled,
 }

@@ -36,24 +36,35 @@ def load() -> ctypes.CDLL | None:
     try:
         compiler = find_compiler()
         name = f"recurrent-{key(compiler)}.so"
-        folder = os.environ.get("IMDB_LIGHTNING_CACHE", "~/.cache/imdb_lightning")
-        kept = Path(folder).expanduser() / "kernels" / name
+        kept = cache_folder() / name
         if kept.exists() and is_mine(kept) and is_mine(kept.parent):
             try:
                 return ctypes.CDLL(str(kept))
             except OSError:  # damaged: made anew
                 pass
         try:
-            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if is_mine(kept.parent):
-                return build(compiler, kept)
-            raise OSError("others can write there")
+            return build(compiler, private_folder() / name)
         except OSError:  # of a cache that is not to be written: for this process alone
             with tempfile.TemporaryDirectory() as own:
                 return build(compiler, Path(own) / name)
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         log.warning("no native kernels, the portable ones are used: %s", error)
         return None
+
+
+def cache_folder() -> Path:
+    """Where this user's kernels are kept."""
+    folder = os.environ.get("IMDB_LIGHTNING_CACHE", "~/.cache/imdb_lightning")
+    return Path(folder).expanduser() / "kernels"
+
+
+def private_folder() -> Path:
+    """The same, created. Raises OSError where it cannot be, or where others can write there."""
+    folder = cache_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_mine(folder):
+        raise OSError(f"{folder}: others can write there")
+    return folder
 
 
 def is_mine(path: Path) -> bool:

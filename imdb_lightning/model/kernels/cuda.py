@@ -1,0 +1,126 @@
+"""A cell over whole sequences on a GPU: by cuDNN, by generated kernels, or by CUDA graphs.
+
+Dimensions: T steps, B reviews, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cells import State
+from . import vendor
+from .gpu import GpuLoops, fast_precision
+from .graphs import GraphedLoops
+from .sequence import Generated
+from .trace import CannotGenerateError
+
+
+log = logging.getLogger(__name__)
+warn_once = cache(log.warning)
+
+# Relative errors against float64 that a first use may have: of norms, over a few steps.
+TOLERANCE = {"exact": 1e-4, "fast": 2e-2}
+
+
+class CudaSequence:
+    """One cell on a GPU. `by` says what runs it, after its first use."""
+
+    def __init__(self, cell: Any, unroll: Callable[..., tuple[Tensor, State]]) -> None:
+        """`unroll(cell, x, state, lengths)` is the reference: the loop over the cell."""
+        self.cell = cell
+        self.unroll = unroll
+        self.found: dict[Any, tuple[Generated, Any] | None] = {}
+        self.by = ""
+
+    def __call__(
+        self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Output h_TBH of every step and the last state; all tensors are on the GPU."""
+        mode = vendor.mode_of(self.cell)
+        if mode is not None and lengths_B is None and vendor.is_faster(self.cell, x_TBI):
+            self.by = "cuDNN"
+            return vendor.run(mode, self.cell, x_TBI, state)
+        key = x_TBI.dtype, self.cell.training, fast_precision()
+        if key not in self.found:
+            self.found[key] = self._choose(x_TBI)
+        choice = self.found[key]
+        if choice is None:
+            self.by = "loop"
+            return self.unroll(self.cell, x_TBI, state, lengths_B)
+        generated, loops = choice
+        self.by = {"GpuLoops": "Triton", "GraphedLoops": "CUDA graphs"}[type(loops).__name__]
+        return generated(self.cell, loops, x_TBI, state, lengths_B)
+
+    def _choose(self, x_TBI: Tensor) -> tuple[Generated, Any] | None:
+        """The fastest way that gives the loop's results on a few random steps."""
+        name = type(self.cell).__name__
+        try:
+            generated = Generated(self.cell, self.cell.states)
+        except CannotGenerateError as error:
+            warn_once(f"{name} runs step by step, without generated kernels: {error}")
+            return None
+        ways = [GpuLoops, GraphedLoops] if x_TBI.dtype == torch.float32 else [GraphedLoops]
+        for way in ways:
+            try:
+                loops = way(generated.plan)
+                self._check(generated, loops, x_TBI)
+                return generated, loops
+            except ImportError:
+                warn_once("Triton is not installed: cells run under CUDA graphs, which is slower")
+            except Exception as error:  # compilers and drivers fail in many ways
+                lines = str(error).strip().splitlines() or [""]
+                warn_once(f"{name}: {way.__name__} cannot run it: {type(error).__name__}: {lines[0]}")
+        return None
+
+    def _check(self, generated: Generated, loops: Any, like: Tensor) -> None:
+        """Raises RuntimeError where results or gradients differ from the loop's in float64."""
+        cell = self.cell
+        random = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=random).to(like.device, like.dtype)
+
+        T, B = 5, 3
+        x_TBI = draw(T, B, cell.input_size)
+        state = tuple(draw(B, cell.hidden_size) for _ in range(cell.states))
+        grad_TBH = draw(T, B, cell.hidden_size)
+        with torch.enable_grad():
+            twin = copy.deepcopy(cell)
+            mine = self._results(
+                twin, lambda *given: generated(twin, loops, *given, None), x_TBI, state, grad_TBH
+            )
+            exact = copy.deepcopy(cell).double()
+            doubles = [tensor.double() for tensor in (x_TBI, *state, grad_TBH)]
+            theirs = self._results(
+                exact,
+                lambda *given: self.unroll(exact, *given, None),
+                doubles[0],
+                tuple(doubles[1:-1]),
+                doubles[-1],
+            )
+        bound = TOLERANCE["fast" if fast_precision() else "exact"]
+        for value, target in zip(mine, theirs, strict=True):
+            error = (value.double() - target).norm() / target.norm().clamp(min=1e-6)
+            if not error < bound:  # also where it is no number
+                raise RuntimeError(f"its results differ from the loop's by {error:.0e}")
+
+    def _results(
+        self, cell: Any, run: Any, x_TBI: Tensor, state: State, grad_TBH: Tensor
+    ) -> list[Tensor]:
+        given = [tensor.detach().requires_grad_() for tensor in (x_TBI, *state)]
+        h_TBH, last = run(given[0], tuple(given[1:]))
+        trained = [p for p in cell.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(
+            (h_TBH, *last),
+            [*given, *trained],
+            (grad_TBH, *(torch.ones_like(s) for s in last)),
+            allow_unused=True,
+        )
+        return [h_TBH, *last, *(g for g in grads if g is not None)]

@@ -1,0 +1,193 @@
+"""A plan's loops on a GPU: the kernels that emit_triton.py writes, compiled by Triton.
+
+Dimensions: T steps, B reviews, H hidden size, P inputs, R rows, S saved groups, D gradient columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import library
+from .emit_triton import Backward, Forward, Kernel, emit, products
+from .plan import Plan
+
+
+SHARED_MEMORY = 220 * 1024  # bytes of a multiprocessor that a program may take (H100: 227 KiB)
+ALONE, TOGETHER = 24 * 1024, 16 * 1024
+"""Numbers of the matrices that a program holds: with all units, and where several share them.
+
+Measured on an H100 (docs/performance.md): waiting for each other costs a step about 1 us.
+"""
+
+
+class TooLargeError(ValueError):
+    """The matrices of a step do not fit on the chip."""
+
+
+class Launch(NamedTuple):
+    """How a kernel is started; the fields with the names of its constants."""
+
+    HP: int  # hidden size as a power of two
+    BN: int  # units of a program
+    NB: int  # programs that share the units
+    M: int  # reviews of a program
+    groups: int  # of reviews that run at once
+    warps: int
+
+
+def launch(kernel: Kernel, H: int, B: int, exact: bool, processors: int) -> Launch:
+    """The blocks for a kernel. Raises TooLargeError.
+
+    `exact`: products in three parts, which take twice the room. `processors`: of the GPU.
+    """
+    HP = max(16, 1 << (H - 1).bit_length())
+    size = 8 if exact else 4
+    matrices = max(1, len(kernel.blocks)) * HP
+    BN = HP
+    if matrices * HP > ALONE:
+        while BN > 16 and matrices * BN > TOGETHER:
+            BN //= 2
+    NB = -(-H // BN)
+    groups = processors // NB  # that can run at once, one program a multiprocessor
+    whole = max(1, len(kernel.whole_values()) + len(kernel.whole_states())) * HP
+    fitting = [M for M in (8, 16, 32) if (matrices * BN + whole * M) * size <= SHARED_MEMORY]
+    if not fitting or groups == 0:
+        raise TooLargeError(f"{len(kernel.blocks)} matrices of {H} x {H} do not fit on the GPU")
+    M = min(fitting, key=lambda M: (-(-B // (M * groups)), M))
+    return Launch(HP, BN, NB, M, groups, 4)
+
+
+class GpuLoops:
+    """The two loops over time of one plan, in float32."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Raises ImportError where Triton is not there."""
+        self.plan = plan
+        self.module = module(emit(plan))
+        self.kernels = (Forward(plan, plan.forward), Backward(plan, plan.backward))
+
+    def forward(
+        self,
+        inputs_TBPH: Tensor,
+        rows_RH: Tensor,
+        constants: Sequence[Tensor],
+        states: Sequence[Tensor],
+        lengths_B: Tensor | None,
+        saved_TBSH: Tensor | None,
+    ) -> None:
+        """As Interpreter.forward."""
+        saved = inputs_TBPH if saved_TBSH is None else saved_TBSH
+        self._run(
+            0,
+            [inputs_TBPH, rows_RH, *states, saved],
+            constants,
+            lengths_B,
+            states[0].shape[0] - 1,
+            states[0],
+            saved_TBSH is not None,
+        )
+
+    def backward(
+        self,
+        rows_RH: Tensor,
+        constants: Sequence[Tensor],
+        states: Sequence[Tensor],
+        lengths_B: Tensor | None,
+        saved_TBSH: Tensor,
+        grad_h_TBH: Tensor,
+        grads: Sequence[Tensor],
+        columns_TBDH: Tensor,
+    ) -> list[Tensor]:
+        """As Interpreter.backward."""
+        if grad_h_TBH.stride(2) != 1:
+            grad_h_TBH = grad_h_TBH.contiguous()
+        first = [torch.empty_like(states[0][0]) for _ in states]
+        steps = grad_h_TBH.stride()[:2]
+        last = [grad.contiguous() for grad in grads]
+        pointers = [grad_h_TBH, *steps, rows_RH, *states, *last, *first, saved_TBSH, columns_TBDH]
+        self._run(1, pointers, constants, lengths_B, len(grad_h_TBH), states[0], True)
+        return first
+
+    def _run(
+        self,
+        which: int,
+        pointers: Sequence[Any],
+        constants: Sequence[Tensor],
+        lengths_B: Tensor | None,
+        T: int,
+        like: Tensor,
+        keep: bool,
+    ) -> None:
+        kernel = self.kernels[which]
+        _, B, H = like.shape
+        exact = not fast_precision()
+        device = like.device
+        at = launch(kernel, H, B, exact, processors(device.index) if like.is_cuda else 1024)
+        shape = (2, max(1, len(kernel.whole_values())), B, H) if at.NB > 1 else (1,)
+        exchange = like.new_empty(shape)
+        parts = -(-B // at.M)
+        counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
+        matrices = [c for i in kernel.matrices for c in (constants[i], *constants[i].stride())]
+        lengths = counters if lengths_B is None else lengths_B
+        function = (self.module.forward, self.module.backward)[which]
+        options: dict[str, Any] = {"num_warps": at.warps}
+        if at.NB > 1 and like.is_cuda:
+            options["launch_cooperative_grid"] = True
+        with torch.cuda.device(device) if like.is_cuda else torch.no_grad():
+            for first in range(0, parts, at.groups):
+                function[(min(at.groups, parts - first), at.NB)](
+                    *pointers,
+                    *matrices,
+                    *(lengths, exchange, counters, T, B, first * at.M),
+                    *(H, at.HP, at.BN, at.NB, at.M),
+                    PRECISION="tf32x3" if exact else "tf32",
+                    RAGGED=lengths_B is not None,
+                    KEEP=keep,
+                    **options,
+                )
+
+
+def fast_precision() -> bool:
+    """Whether products may round to TF32: as PyTorch lets cuDNN's recurrent layers do it."""
+    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
+
+
+@cache
+def processors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+@cache
+def module(source: str) -> Any:
+    """The source as a module. Triton reads functions from files: it is kept as one per user."""
+    name = f"imdb_lightning_{hashlib.sha256(source.encode()).hexdigest()[:32]}"
+    try:
+        folder = library.private_folder()
+        path = folder / f"{name}.py"
+        if not (path.exists() and library.is_mine(path) and path.read_text("utf-8") == source):
+            _write(path, source)
+    except OSError:  # a cache that is not to be written: for this process alone
+        path = Path(tempfile.mkdtemp(prefix="imdb_lightning-")) / f"{name}.py"
+        _write(path, source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def _write(path: Path, source: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".py")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(source)
+    os.replace(temporary, path)

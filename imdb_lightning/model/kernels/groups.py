@@ -1,0 +1,590 @@
+"""A cell's step and its gradient as one graph of groups: tensors of (B, H), one value a unit.
+
+What a cell computes is (B, n*H) wide: its gates side by side. Chunks, slices and concatenations of
+gates are lists of groups here, so all that remains is arithmetic between groups, products with
+matrices, and sums over the units of a review. Equal values are one node, so what the gradient
+recomputes of the step is the step's own.
+
+Dimensions: B reviews, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx
+
+from .trace import CannotGenerateError, Trace
+
+
+Node = tuple[Any, ...]
+"""One of, each identified by its number in `Graph.nodes`:
+
+("number", value)                      a constant
+("state", k), ("grad", k)              tensor k of the state before the step; the gradient after it
+("vector", c, g), ("scalar", c)        group g of constant c; a constant of one number
+("input", products, vectors)           the sum of products (c, g) of x with constant c (None: x
+                                       itself) and of vectors: known before the first step
+("product", left, c, transposed, g)    group g of the product of the groups `left` with matrix c
+("row_sum", groups), ("row_max", ...)  over the units of a review, one number for all units
+(operation, *operands)                 unit by unit
+"""
+
+# Operations unit by unit, with the operands of ATen's of the same name.
+UNARY = (
+    "sigmoid tanh exp expm1 log log1p sqrt rsqrt sin cos erf abs neg reciprocal sign logical_not"
+).split()
+BINARY = "add sub mul div maximum minimum gt ge lt le eq ne logical_and logical_or".split()
+COSTLY = {
+    *"sigmoid tanh exp expm1 log log1p sqrt rsqrt sin cos erf reciprocal div".split(),
+    *("product", "input", "row_sum", "row_max"),
+}
+"""What is kept from the step for its gradient rather than computed once more."""
+
+
+class Graph:
+    """Nodes in the order in which they can be computed; equal ones are one."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.numbers: dict[Node, int] = {}
+
+    def add(self, *node: Any) -> int:
+        if node not in self.numbers:
+            self.numbers[node] = len(self.nodes)
+            self.nodes.append(node)
+        return self.numbers[node]
+
+    def number(self, value: float) -> int:
+        return self.add("number", float(value))
+
+    def value(self, node: int) -> float | None:
+        """Of a constant."""
+        kind, *rest = self.nodes[node]
+        return rest[0] if kind == "number" else None
+
+    def operands(self, node: int) -> tuple[int, ...]:
+        kind, *rest = self.nodes[node]
+        if kind in ("number", "state", "grad", "vector", "scalar", "input"):
+            return ()
+        if kind in ("product", "row_sum", "row_max"):
+            return rest[0]
+        return tuple(rest)
+
+    def operation(self, name: str, *operands: int) -> int:
+        """The node of an operation unit by unit, in its simplest form."""
+        values = [self.value(operand) for operand in operands]
+        if name == "add":
+            if values[0] == 0:
+                return operands[1]
+            if values[1] == 0:
+                return operands[0]
+            if all(map(self.is_known, operands)):
+                return self.before_the_loop(*operands)
+            # known + (product + known), as torch.nn.functional.linear brings it
+            for known, total in (operands, operands[::-1]):
+                if self.is_known(known) and self.nodes[total][0] == "add":
+                    for term, other in (self.nodes[total][1:], self.nodes[total][:0:-1]):
+                        if self.is_known(other):
+                            return self.operation("add", self.before_the_loop(known, other), term)
+        elif name == "sub":
+            if values[1] == 0:
+                return operands[0]
+            if values[0] == 0:
+                return self.operation("neg", operands[1])
+        elif name == "mul":
+            if 0 in values:
+                return self.number(0)
+            if values[0] == 1:
+                return operands[1]
+            if values[1] == 1:
+                return operands[0]
+        elif name == "div" and values[1]:
+            return self.operation("mul", operands[0], self.number(1 / values[1]))
+        elif name == "neg" and values[0] is not None:
+            return self.number(-values[0])
+        if name in ("add", "sub", "mul") and None not in values:
+            return self.number(getattr(operator, name)(*values))
+        return self.add(name, *operands)
+
+    def is_known(self, node: int) -> bool:
+        """Before the first step."""
+        return self.nodes[node][0] in ("input", "vector")
+
+    def of_gradient(self) -> set[int]:
+        """What depends on the gradient of the state after the step."""
+        found: set[int] = set()
+        for node, (kind, *_) in enumerate(self.nodes):  # operands come before their results
+            if kind == "grad" or any(operand in found for operand in self.operands(node)):
+                found.add(node)
+        return found
+
+    def before_the_loop(self, *operands: int) -> int:
+        """The sum of inputs and vectors, which is known for all steps at once."""
+        products: tuple[Any, ...] = ()
+        vectors: tuple[int, ...] = ()
+        for operand in operands:
+            node = self.nodes[operand]
+            products += node[1] if node[0] == "input" else ()
+            vectors += node[2] if node[0] == "input" else (operand,)
+        return self.add("input", products, vectors)
+
+
+class Row(NamedTuple):
+    """(B, n*H) as n groups. `one`: a number for all units, (B, n) or a constant."""
+
+    groups: tuple[int, ...]
+    one: bool = False
+
+
+class Input(NamedTuple):
+    """The row x of the input, (B, I)."""
+
+
+class Matrix(NamedTuple):
+    """Constant number `constant`, a matrix."""
+
+    constant: int
+    transposed: bool = False
+
+
+class Turned(NamedTuple):
+    """The transpose of a row."""
+
+    row: Row | Input
+
+
+class RowGrad(NamedTuple):
+    """Products of rows with matrices that may be of any width: the gradient of x, or a row."""
+
+    products: tuple[tuple[tuple[int, ...], Matrix], ...]
+
+
+class MatrixGrad(NamedTuple):
+    """A sum over steps and reviews of outer products left^T right, or of their transposes."""
+
+    products: tuple[tuple[Row | Input, Row | Input, bool], ...]
+
+
+class VectorGrad(NamedTuple):
+    """A sum over steps and reviews of rows; where `to_one` is set, over units too."""
+
+    rows: tuple[Row, ...]
+    to_one: bool = False
+
+
+class Gradient(NamedTuple):
+    """The gradient of a step as sums over all steps, for the time after the loop."""
+
+    x: tuple[tuple[tuple[int, ...], Matrix | None], ...]  # groups times matrix; None: themselves
+    state: tuple[int, ...]  # node of each tensor
+    constants: tuple[MatrixGrad | VectorGrad | None, ...]
+
+
+class Step(NamedTuple):
+    """What `lower` makes of a trace."""
+
+    graph: Graph
+    state: tuple[int, ...]  # node of each tensor of the state after the step
+    gradient: Gradient
+
+
+def lower(trace: Trace, I: int, H: int, states: int) -> Step:
+    """The step and its gradient as groups. Raises CannotGenerateError that names the operation."""
+    lowering = Lowering(trace.shapes, I, H)
+    graph = lowering.graph
+    before = [Row((graph.add("state", k),)) for k in range(states)]
+    constants = [lowering.constant(c) for c in range(len(trace.shapes))]
+    places = [Input(), *before, *constants]
+    after = [lowering.row(value).groups[0] for value in lowering.run(trace.step, places)]
+    grads = [Row((graph.add("grad", k),)) for k in range(states)]
+    x, *rest = lowering.run(trace.gradient, [*places, *grads])
+    gradient = Gradient(
+        lowering.input_grad(x),
+        tuple(lowering.row(value).groups[0] for value in rest[:states]),
+        tuple(lowering.constant_grad(value) for value in rest[states:]),
+    )
+    return Step(graph, tuple(after), gradient)
+
+
+class Lowering:
+    """ATen's operations on values as above: one method an operation. Nothing else knows ATen."""
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], I: int, H: int) -> None:
+        self.graph = Graph()
+        self.shapes = shapes
+        self.I = I
+        self.H = H
+        self.rules: dict[str, Callable[..., Any]] = {
+            **{name: self._unary(name) for name in UNARY},
+            **{name: self._binary(name) for name in BINARY},
+            **{name[4:]: getattr(self, name) for name in dir(self) if name.startswith("aten")},
+        }
+
+    def run(self, module: fx.GraphModule, places: Iterable[Any]) -> list[Any]:
+        """The outputs of a traced graph on these values."""
+        found: dict[fx.Node, Any] = {}
+        given = iter(places)
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                found[node] = next(given)
+            elif node.op == "get_attr":
+                found[node] = self._attribute(getattr(module, node.target))
+            elif node.op == "output":
+                return [found.get(value, value) for value in node.args[0]]
+            else:
+                found[node] = self._call(node, found)
+        raise AssertionError("a graph without an output")
+
+    def _attribute(self, tensor: Tensor) -> Row:
+        if tensor.numel() != 1:
+            raise CannotGenerateError("it makes a tensor of its own; a buffer can hold it")
+        return Row((self.graph.number(tensor.item()),), one=True)
+
+    def _call(self, node: fx.Node, found: dict[fx.Node, Any]) -> Any:
+        arguments = fx.node.map_arg(node.args, lambda n: Found(found[n]))
+        arguments = [_unwrap(argument) for argument in arguments]
+        options = {k: _unwrap(fx.node.map_arg(v, lambda n: Found(found[n]))) for k, v in node.kwargs.items()}
+        if node.target is operator.getitem:
+            return arguments[0][arguments[1]]
+        name = str(node.target).removeprefix("aten.").split(".")[0]
+        rule = self.rules.get(name)
+        if rule is None:
+            raise CannotGenerateError(f"the operation {name} is not among those it is made from")
+        value = node.meta.get("val")
+        self.shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        try:
+            return rule(*arguments, **options)
+        except (IndexError, AttributeError, TypeError, ValueError) as error:
+            raise CannotGenerateError(f"the operation {name} has a form not known: {error}") from error
+
+    # Values
+
+    def constant(self, c: int) -> Row | Matrix:
+        return Matrix(c) if len(self.shapes[c]) == 2 else self._vector(c)
+
+    def _vector(self, c: int) -> Row:
+        shape = self.shapes[c]
+        count = math.prod(shape)
+        if count == 1:
+            return Row((self.graph.add("scalar", c),), one=True)
+        if count != max(shape) or count % self.H:
+            raise CannotGenerateError(
+                f"a parameter of shape {shape} is neither a matrix nor a vector of whole gates"
+            )
+        return Row(tuple(self.graph.add("vector", c, g) for g in range(count // self.H)))
+
+    def row(self, value: Any) -> Row:
+        """A value as a row: numbers, and x where it is as wide as the state."""
+        if isinstance(value, Row):
+            return value
+        if isinstance(value, bool | int | float):
+            return Row((self.graph.number(value),), one=True)
+        if value is None:
+            return self.row(0)
+        if isinstance(value, Matrix) and 1 in self.shapes[value.constant]:
+            return self._vector(value.constant)
+        if isinstance(value, Input) and self.I == self.H:
+            return Row((self.graph.add("input", ((None, 0),), ()),))
+        if isinstance(value, RowGrad):
+            total = self.row(0)
+            for groups, matrix in value.products:
+                total = self.each("add", total, self.product(groups, matrix))
+            return total
+        if isinstance(value, Input):
+            raise CannotGenerateError("the input enters outside a product, of another width")
+        raise CannotGenerateError(f"a {type(value).__name__.lower()} where a row is needed")
+
+    def product(self, left: tuple[int, ...], matrix: Matrix) -> Row:
+        shape = self.shapes[matrix.constant]
+        rows, columns = shape[::-1] if matrix.transposed else shape
+        if rows != len(left) * self.H or columns % self.H:
+            raise CannotGenerateError(f"a matrix of {rows} x {columns} is not of whole gates")
+        return Row(
+            tuple(
+                self.graph.add("product", left, matrix.constant, matrix.transposed, g)
+                for g in range(columns // self.H)
+            )
+        )
+
+    def each(self, name: str, *values: Any) -> Row:
+        """An operation unit by unit, group by group."""
+        rows = [self.row(value) for value in values]
+        count = max(len(row.groups) for row in rows)
+        for row in rows:
+            if len(row.groups) not in (1, count) or (len(row.groups) < count and not row.one):
+                raise CannotGenerateError(f"{name} of rows of different widths")
+        groups = [
+            self.graph.operation(name, *(row.groups[g % len(row.groups)] for row in rows))
+            for g in range(count)
+        ]
+        return Row(tuple(groups), all(row.one for row in rows))
+
+    def input_grad(self, value: Any) -> tuple[tuple[tuple[int, ...], Matrix | None], ...]:
+        """The gradient of x as products; without its gradient, none."""
+        if isinstance(value, RowGrad):
+            return value.products
+        row = self.row(value)
+        if row.one and self.graph.value(row.groups[0]) == 0:
+            return ()
+        return tuple(self._terms(row.groups[0], len(row.groups)))
+
+    def _terms(self, node: int, width: int) -> Iterable[tuple[tuple[int, ...], Matrix | None]]:
+        """A sum's terms: products with matrices, and the rest as it is."""
+        kind, *rest = self.graph.nodes[node]
+        if kind == "add":
+            yield from (term for operand in rest for term in self._terms(operand, width))
+        elif kind == "product" and rest[3] == 0:
+            yield rest[0], Matrix(rest[1], rest[2])
+        elif width == 1:
+            yield (node,), None
+        else:
+            raise CannotGenerateError("the input enters outside a product, of another width")
+
+    def constant_grad(self, value: Any) -> MatrixGrad | VectorGrad | None:
+        if isinstance(value, VectorGrad):
+            return value
+        if isinstance(value, MatrixGrad):
+            return MatrixGrad(tuple(self._oriented(*product) for product in value.products))
+        row = self.row(value)  # of a constant that the step does not depend on
+        if self.graph.value(row.groups[0]) == 0:
+            return None
+        raise CannotGenerateError("a parameter enters in a way that is not known")
+
+    def _oriented(self, left: Any, right: Any, transposed: bool) -> tuple[Any, Row, bool]:
+        """With what depends on the gradient on the right."""
+        of_gradient = self.graph.of_gradient()
+        if isinstance(right, Input) or not of_gradient.intersection(right.groups):
+            left, right, transposed = right, left, not transposed
+        return left, right, transposed
+
+    # Operations: `aten` and ATen's name. Reviews are dimension 0 and gates dimension 1.
+
+    def _unary(self, name: str) -> Callable[..., Row]:
+        return lambda value, **_: self.each(name, value)
+
+    def _binary(self, name: str) -> Callable[..., Row]:
+        return lambda left, right, **_: self.each(name, left, right)
+
+    def atenadd(self, left: Any, right: Any, alpha: float = 1) -> Any:
+        if alpha != 1:
+            right = self.each("mul", right, alpha)
+        for kind in (RowGrad, MatrixGrad):
+            if isinstance(left, kind) and isinstance(right, kind):
+                return left._replace(products=left.products + right.products)
+        if isinstance(left, VectorGrad) and isinstance(right, VectorGrad):
+            return left._replace(rows=left.rows + right.rows)
+        return self.each("add", left, right)
+
+    def atensub(self, left: Any, right: Any, alpha: float = 1) -> Row:
+        return self.each("sub", left, right if alpha == 1 else self.each("mul", right, alpha))
+
+    def atenrsub(self, left: Any, right: Any, alpha: float = 1) -> Row:
+        return self.atensub(right, left, alpha)
+
+    def atenmm(self, left: Any, right: Any) -> Any:
+        if isinstance(left, Turned) and isinstance(right, Row | Input | RowGrad):
+            right = right if isinstance(right, Input) else self.row(right)
+            return MatrixGrad(((left.row, right, False),))
+        if not isinstance(right, Matrix):
+            raise CannotGenerateError("a product of two tensors that both depend on the input")
+        if isinstance(left, Input):
+            rows, columns = self.shapes[right.constant]
+            if right.transposed or columns % self.H:
+                raise CannotGenerateError(f"a matrix of {rows} x {columns} is not of whole gates")
+            parts = range(columns // self.H)
+            return Row(tuple(self.graph.add("input", ((right.constant, g),), ()) for g in parts))
+        if right.transposed:
+            return RowGrad(((self.row(left).groups, right),))
+        return self.product(self.row(left).groups, right)
+
+    def atenaddmm(self, bias: Any, left: Any, right: Any) -> Any:
+        return self.each("add", self.atenmm(left, right), bias)
+
+    def atenpermute(self, value: Any, dims: Any) -> Any:
+        if list(dims) != [1, 0]:
+            raise CannotGenerateError(f"dimensions in the order {list(dims)}")
+        if isinstance(value, Matrix):
+            return value._replace(transposed=not value.transposed)
+        if isinstance(value, MatrixGrad):
+            return MatrixGrad(tuple((left, right, not t) for left, right, t in value.products))
+        if isinstance(value, Turned):
+            return value.row
+        return Turned(value if isinstance(value, Input) else self.row(value))
+
+    def aten_same(self, value: Any, *_: Any, **__: Any) -> Any:
+        return value
+
+    atenclone = atenalias = aten_to_copy = atenlift_fresh_copy = aten_same
+    atenunsqueeze = atensqueeze = atenexpand = atendetach = aten_same
+
+    def atenview(self, value: Any, shape: Any) -> Any:
+        """(B, n*H), (B, n, H), and sums over reviews without the dimension that is gone."""
+        if isinstance(value, Row) and not value.one and list(shape)[-1] % self.H:
+            raise CannotGenerateError(f"a view that cuts a gate: {list(shape)}")
+        return value
+
+    atenreshape = aten_unsafe_view = atenview
+
+    def _cut(self, start: int, end: int, width: int) -> slice:
+        """Columns as groups."""
+        start, end = (min(at + width if at < 0 else at, width) for at in (start, end))
+        if start % self.H or end % self.H:
+            raise CannotGenerateError(f"columns {start} to {end} cut a gate of {self.H} units")
+        return slice(start // self.H, end // self.H)
+
+    def atenslice(self, value: Any, dim: int = 0, start: Any = 0, end: Any = None, *_: Any) -> Any:
+        if dim == 0:
+            return value
+        row = self.row(value)
+        width = len(row.groups) * self.H
+        part = self._cut(start or 0, width if end is None else end, width)
+        return row._replace(groups=row.groups[part])
+
+    def atenslice_scatter(
+        self, value: Any, part: Any, dim: int = 0, start: Any = 0, end: Any = None, *_: Any
+    ) -> Any:
+        if dim == 0:
+            return part
+        width = self.shape[1]
+        groups = list(self._widened(value, width // self.H).groups)
+        groups[self._cut(start or 0, width if end is None else end, width)] = self.row(part).groups
+        return Row(tuple(groups))
+
+    def _widened(self, value: Any, count: int) -> Row:
+        row = self.row(value)
+        return Row(row.groups * count) if len(row.groups) < count else row
+
+    def atensplit_with_sizes(self, value: Any, sizes: Any, dim: int = 0) -> list[Row]:
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        return [self.atenslice(value, dim, at, at + size) for at, size in zip(starts, sizes)]
+
+    def atenselect(self, value: Any, dim: int, index: int) -> Row:
+        if dim != 1 or self.shape[-1] != self.H:
+            raise CannotGenerateError("a selection that is not of a gate")
+        return Row((self.row(value).groups[index],))
+
+    def atenselect_scatter(self, value: Any, part: Any, dim: int, index: int) -> Row:
+        if dim != 1 or self.shape[-1] != self.H:
+            raise CannotGenerateError("a selection that is not of a gate")
+        groups = list(self._widened(value, self.shape[1]).groups)
+        groups[index] = self.row(part).groups[0]
+        return Row(tuple(groups))
+
+    def atencat(self, values: Any, dim: int = 0) -> Row:
+        if dim not in (1, len(self.shape) - 1):
+            raise CannotGenerateError("reviews are put together")
+        rows = [self.row(value) for value in values]
+        return Row(tuple(group for row in rows for group in row.groups))
+
+    def atenfull(self, *arguments: Any, **_: Any) -> Row:
+        return self.row(arguments[1])
+
+    atenfull_like = atenfull
+
+    def atenscalar_tensor(self, value: float, **_: Any) -> Row:
+        return self.row(value)
+
+    def atenwhere(self, mask: Any, yes: Any, no: Any) -> Row:
+        return self.each("where", mask, yes, no)
+
+    def atenrelu(self, value: Any) -> Row:
+        return self.each("maximum", value, 0)
+
+    def atenclamp(self, value: Any, low: Any = None, high: Any = None) -> Row:
+        row = self.row(value)
+        if low is not None:
+            row = self.each("maximum", row, low)
+        return row if high is None else self.each("minimum", row, high)
+
+    def atenpow(self, base: Any, exponent: Any) -> Row:
+        if not isinstance(exponent, int | float):
+            raise CannotGenerateError("a power whose exponent is not a number")
+        if exponent == 0.5:
+            return self.each("sqrt", base)
+        if exponent == -0.5:
+            return self.each("rsqrt", base)
+        count = abs(exponent)
+        if count != int(count) or count > 8:
+            raise CannotGenerateError(f"the power {exponent}")
+        result = self.row(1)
+        for _ in range(int(count)):
+            result = self.each("mul", result, base)
+        return result if exponent >= 0 else self.each("reciprocal", result)
+
+    def atensgn(self, value: Any) -> Row:
+        return self.each("sign", value)
+
+    def atenbitwise_and(self, left: Any, right: Any) -> Row:
+        return self.each("logical_and", left, right)
+
+    def atenbitwise_or(self, left: Any, right: Any) -> Row:
+        return self.each("logical_or", left, right)
+
+    def atenbitwise_not(self, value: Any) -> Row:
+        return self.each("logical_not", value)
+
+    def _over_units(self, name: str, value: Any) -> Row:
+        """Over all units; in (B, n, H), over the units of each gate."""
+        row = self.row(value)
+        if row.one:
+            raise CannotGenerateError(f"{name} of one number a review")
+        gates = [(group,) for group in row.groups] if self.gates else [row.groups]
+        return Row(tuple(self.graph.add(name, groups) for groups in gates), one=True)
+
+    @property
+    def gates(self) -> bool:
+        return len(self.shape) == 3
+
+    def atensum(self, value: Any, dims: Any = None, keepdim: bool = False, **_: Any) -> Any:
+        dims = [0, 1] if dims is None else list(dims)
+        if dims == [0]:
+            return VectorGrad((self.row(value),))
+        if dims in ([0, 1], [1, 0]):
+            if isinstance(value, VectorGrad):
+                return value._replace(to_one=True)
+            return VectorGrad((self.row(value),), to_one=True)
+        return self._over_units("row_sum", value)
+
+    def atenamax(self, value: Any, dims: Any = (), keepdim: bool = False) -> Row:
+        if 0 in dims:
+            raise CannotGenerateError("a maximum over reviews")
+        return self._over_units("row_max", value)
+
+    def atenmean(self, value: Any, dims: Any = None, keepdim: bool = False, **_: Any) -> Row:
+        if dims is None or 0 in dims:
+            raise CannotGenerateError("a mean over reviews")
+        width = self.H * (1 if self.gates else len(self.row(value).groups))
+        return self.each("mul", self._over_units("row_sum", value), 1 / width)
+
+    def atenvar_mean(
+        self, value: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False
+    ) -> list[Row]:
+        if dims is None or 0 in dims:
+            raise CannotGenerateError("a variance over reviews")
+        mean = self.atenmean(value, dims)
+        width = self.H * (1 if self.gates else len(self.row(value).groups))
+        away = self.each("sub", value, mean)
+        total = self._over_units("row_sum", self.each("mul", away, away))
+        return [self.each("mul", total, 1 / (width - (1 if correction is None else correction))), mean]
+
+    def atenvar(self, value: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False) -> Row:
+        return self.atenvar_mean(value, dims, correction)[0]
+
+
+class Found(NamedTuple):
+    """Wraps a value, since fx.map_arg walks into tuples."""
+
+    value: Any
+
+
+def _unwrap(argument: Any) -> Any:
+    if isinstance(argument, Found):
+        return argument.value
+    if isinstance(argument, list | tuple):
+        return [_unwrap(part) for part in argument]
+    return argument
+

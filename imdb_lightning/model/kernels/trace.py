@@ -1,0 +1,119 @@
+"""One step of a cell and its gradient as graphs of ATen operations.
+
+Dimensions: B reviews, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch._decomp import core_aten_decompositions, get_decompositions
+from torch.func import functional_call, vjp
+from torch.fx.experimental.proxy_tensor import make_fx
+
+
+ATEN = torch.ops.aten
+MORE = [ATEN.native_layer_norm, ATEN.native_layer_norm_backward, ATEN._softmax, ATEN.elu, ATEN.gelu]
+"""What is taken apart beyond ATen's core operations."""
+
+
+class CannotGenerateError(Exception):
+    """A cell whose step is outside the language that kernels are generated from."""
+
+
+class Trace(NamedTuple):
+    """A cell's step, split into what depends on its parameters alone and the rest."""
+
+    names: list[str]  # of the parameters and buffers, in the order that `constants` takes them
+    constants: fx.GraphModule  # parameters and buffers -> the tensors that the step reads
+    shapes: list[tuple[int, ...]]  # of these tensors
+    step: fx.GraphModule  # x_BI, *state, *constants -> new state
+    gradient: fx.GraphModule
+    """x_BI, *state, *constants, *gradients of the new state -> gradients of x, state, constants"""
+
+
+def trace(cell: Any, states: int) -> Trace:
+    """Trace `cell(x_BI, state) -> state`. Raises CannotGenerateError where that fails.
+
+    Nothing is drawn from PyTorch's random numbers. `states` is the number of tensors in a state.
+    """
+    try:
+        return _trace(cell, states)
+    except CannotGenerateError:
+        raise
+    except Exception as error:  # a stranger's code under a tracer fails in many ways
+        lines = str(error).strip().splitlines() or [""]
+        raise CannotGenerateError(f"it cannot be traced: {type(error).__name__}: {lines[0]}") from error
+
+
+def _trace(cell: Any, states: int) -> Trace:
+    I, H = cell.input_size, cell.hidden_size
+    named = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
+    kept = [torch.empty(t.shape, dtype=t.dtype) for t in named.values()]
+    dtype = next((t.dtype for t in kept if t.is_floating_point()), torch.float32)
+    # A number of reviews that is no other size of the cell, so that every shape is unambiguous.
+    sizes = {size for t in kept for size in t.shape}
+    B = next(size for size in count(3) if all(size * n not in sizes for n in (1, 2, 3, 4)))
+    x_BI = torch.empty(B, I, dtype=dtype)
+    state = [torch.empty(B, H, dtype=dtype) for _ in range(states)]
+
+    def whole(x_BI: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        values = dict(zip(named, rest[states:], strict=True))
+        return tuple(functional_call(cell, values, (x_BI, tuple(rest[:states]))))
+
+    graph = _make_fx(whole, x_BI, *state, *kept)
+    constants, step = _split(graph, 1 + states)
+    (output,) = (node for node in constants.graph.nodes if node.op == "output")
+    shapes = [tuple(node.meta["val"].shape) for node in output.args[0]]
+    values = [torch.empty(shape, dtype=dtype) for shape in shapes]
+    grads = [torch.empty_like(s) for s in state]
+
+    def back(*tensors: Tensor) -> tuple[Tensor, ...]:
+        primals, grads = tensors[:-states], tensors[-states:]
+        return vjp(lambda *primals: tuple(step(*primals)), *primals)[1](tuple(grads))
+
+    return Trace([*named], constants, shapes, step, _make_fx(back, x_BI, *state, *values, *grads))
+
+
+def _make_fx(function: Any, *tensors: Tensor) -> fx.GraphModule:
+    table = {**dict(core_aten_decompositions().items()), **get_decompositions(MORE)}
+    graph = make_fx(function, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+    graph.graph.eliminate_dead_code()
+    return graph
+
+
+def _split(graph: fx.GraphModule, inputs: int) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """(parameters -> constants, (the first `inputs` inputs, constants) -> outputs)."""
+    nodes = list(graph.graph.nodes)
+    places = [node for node in nodes if node.op == "placeholder"]
+    fixed = set(places[inputs:])  # what depends on parameters alone
+    for node in nodes:
+        above = node.all_input_nodes
+        if node.op == "call_function" and above and all(other in fixed for other in above):
+            fixed.add(node)
+    frontier: dict[fx.Node, None] = {}
+    for node in nodes:
+        if node not in fixed:
+            frontier.update(dict.fromkeys(n for n in node.all_input_nodes if n in fixed))
+
+    before, after = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        if node in fixed:
+            copies[node] = before.node_copy(node, copies.__getitem__)
+    before.output([copies[node] for node in frontier]).meta = {}
+    copies = {}
+    for node in places[:inputs]:
+        copies[node] = after.node_copy(node)
+    for number, node in enumerate(frontier):
+        copies[node] = after.placeholder(f"constant_{number}")
+        copies[node].meta = dict(node.meta)
+    for node in nodes:
+        if node not in fixed and node not in copies and node.op != "output":
+            copies[node] = after.node_copy(node, copies.__getitem__)
+    (output,) = (node for node in nodes if node.op == "output")
+    after.output([copies[node] for node in output.args[0]])
+    return fx.GraphModule(graph, before), fx.GraphModule(graph, after)

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from . import checkpoint, durable, process, teacher
+from . import __version__, checkpoint, durable, process, teacher
 from .adversarial import Adversarial
 from .averaging import Averaging
 from .data.module import ReviewData
@@ -240,7 +240,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         "test_checkpoint": cfg.test_checkpoint,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("imdb-lightning", "torch", "lightning")},
+            "imdb-lightning": __version__,  # the checkout may run without an installation
+            **{name: version(name) for name in ("torch", "lightning")},
             **{name: version(name) for name in ("hydra-core", "datasets", "tokenizers")},
         },
         "git": git_commit(),

@@ -6,6 +6,7 @@ python -m imdb_lightning.bench saving            what checkpoints within an epoc
 python -m imdb_lightning.bench epoch             a training epoch, beside a plain PyTorch script
 python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
 python -m imdb_lightning.bench predict RUN       prediction beside training's evaluation loop
+python -m imdb_lightning.bench gpu               all that is measured on a GPU, in eight minutes
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 NAMES = ("lstm", "gru", "gru_before", "rnn", "unknown")  # layers.SUBJECTS, without importing torch
+GPU_STAGES = ("tests", "layers", "epochs", "repeats", "mixed", "grid")  # gpu.STAGES
 WAYS = ("fused", "compile", "loop", "nn.LSTM", "plain script")  # epoch.WAYS
 
 
@@ -71,9 +73,14 @@ def parser() -> argparse.ArgumentParser:
         if name in ("layers", "scaling"):
             cells = NAMES if name == "layers" else NAMES[:4]
             bench.add_argument("--cells", nargs="+", choices=cells, default=list(cells))
+        if name == "gpu":
+            bench.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+            bench.add_argument("--minutes", type=float, default=8.0, help="limit of the whole run")
+            bench.add_argument("--output", type=Path, default=Path("outputs/bench/gpu"))
+            bench.add_argument("--stages", nargs="+", choices=GPU_STAGES, default=list(GPU_STAGES))
         if name not in ("step", "saving"):
             bench.add_argument(
-                "--rounds", type=positive, default=15 if name in ("layers", "scaling") else 3
+                "--rounds", type=positive, default=15 if name in ("layers", "scaling", "gpu") else 3
             )
         if name == "layers":
             for size, default in (("length", 200), ("batch", 64), ("input", 64), ("hidden", 64)):
@@ -168,6 +175,19 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
         sys.exit(2)
 
 
+def gpu(options: argparse.Namespace) -> dict[str, Any]:
+    """all that is measured on a GPU, in eight minutes: tests, layers, epochs, resume, the grid"""
+    import torch
+
+    from .gpu import gpu
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("imdb_lightning: there is no GPU here; --device cpu tries the bench", file=sys.stderr)
+        sys.exit(2)
+    folder = options.output.absolute()
+    return gpu(options.device, options.minutes, folder, options.rounds, options.stages)
+
+
 def reviews() -> list[str]:
     """Overrides that put the synthetic corpus in the place of reviews that are not here."""
     import os
@@ -189,6 +209,7 @@ BENCHES = {
     "epoch": epoch,
     "scaling": scaling,
     "predict": predict,
+    "gpu": gpu,
 }
 
 

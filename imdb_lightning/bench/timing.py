@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -30,20 +31,44 @@ class Times(NamedTuple):
 
 
 def in_turn(
-    things: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3
+    things: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 3,
+    device: str = "cpu",
 ) -> dict[str, Times]:
-    """Time each thing once a round, so that what slows the machine down slows them all."""
+    """Time each thing once a round, so that what slows the machine down slows them all.
+
+    The order is another one in each round: what comes after a thing pays for its memory. On a GPU
+    the time is that between two events in its queue.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in things}
+    timed = on_gpu if device == "cuda" else on_cpu
+    order = random.Random(0)
     for number in range(warm_up + rounds):
-        for name, thing in things.items():
-            started = time.perf_counter()
-            thing()
+        for name, thing in order.sample([*things.items()], len(things)):
+            taken = timed(thing)
             if number >= warm_up:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
     return {
         name: Times(*(1e3 * f(taken) for f in (statistics.median, min, max)))
         for name, taken in seconds.items()
     }
+
+
+def on_cpu(thing: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    thing()
+    return time.perf_counter() - started
+
+
+def on_gpu(thing: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    thing()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 def own_process(prepare: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:

@@ -50,6 +50,48 @@ class EncodedReviews(Dataset):
         return tokens, lengths, labels, index
 
 
+class DeviceLoader:
+    """The batches of a sampler, cut out on a GPU that holds all reviews: no copy in a step.
+
+    At the start of a pass the reviews are put into its order, so that a batch is a slice. The
+    batches are those of a DataLoader over `EncodedReviews`, as is what is drawn at random.
+    """
+
+    def __init__(
+        self, reviews: EncodedReviews, sampler: LengthBuckets | ByLength, device: torch.device
+    ) -> None:
+        self.lengths = reviews.lengths
+        self.batch_sampler = sampler  # where Lightning announces the epoch
+        whole = reviews.__getitems__([*range(len(reviews))])
+        tokens_NT, *columns = (tensor.to(device) for tensor in whole)
+        self.tokens_NT = tokens_NT.int()
+        self.columns = columns
+
+    @staticmethod
+    def fits(reviews: EncodedReviews, device: torch.device) -> bool:
+        """Whether a small part of the device's free memory holds them twice."""
+        if device.type != "cuda":
+            return False
+        number = len(reviews) * int(reviews.lengths.max())
+        return 2 * 8 * number < torch.cuda.mem_get_info(device)[0] / 8
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.empty((), dtype=torch.int64).random_()
+        batches = list(self.batch_sampler)
+        rows = np.fromiter((row for batch in batches for row in batch), np.int64)
+        order = torch.from_numpy(rows).to(self.tokens_NT.device)
+        tokens_NT, *columns = (tensor[order] for tensor in (self.tokens_NT, *self.columns))
+        start = 0
+        for batch in batches:
+            part = slice(start, start + len(batch))
+            start = part.stop
+            lengths, labels, index = (column[part] for column in columns)
+            yield tokens_NT[part, : self.lengths[batch].max()].long(), lengths, labels, index
+
+
 class LengthBuckets(Sampler[list[int]]):
     """Shuffled batches of reviews of similar length; every review once per epoch.
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from . import sources, synthetic, text
-from .batches import ByLength, EncodedReviews, LengthBuckets, padding
+from .batches import ByLength, DeviceLoader, EncodedReviews, LengthBuckets, padding
 from .cache import Encoded, load_or_build
 from .sources import DataError, Reviews
 
@@ -114,16 +114,16 @@ class ReviewData(lightning.LightningDataModule):
         self.tokenizer = encoded.tokenizer
         self.facts = {**source, **encoded.facts}
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | DeviceLoader:
         train = self.splits["train"]
         order = LengthBuckets(train.lengths, self.data["batch_size"], self.seed)
         order.begun = self.begun
         return self._loader(train, order)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader | DeviceLoader:
         return self._loader(self.splits["val"])
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader | DeviceLoader:
         return self._loader(self.splits["test"])
 
     def padding(self) -> float:
@@ -133,11 +133,15 @@ class ReviewData(lightning.LightningDataModule):
 
     def _loader(
         self, reviews: EncodedReviews, order: LengthBuckets | ByLength | None = None
-    ) -> DataLoader:
+    ) -> DataLoader | DeviceLoader:
         workers = self.data["num_workers"]
+        sampler = order or ByLength(reviews.lengths, self.data["batch_size"])
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if workers == 0 and DeviceLoader.fits(reviews, device):
+            return DeviceLoader(reviews, sampler, device)
         return Loader(
             reviews,
-            batch_sampler=order or ByLength(reviews.lengths, self.data["batch_size"]),
+            batch_sampler=sampler,
             collate_fn=as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,

@@ -91,6 +91,7 @@ class Fused(nn.Module):
         self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
     ) -> tuple[Tensor, State]:
         if self.on_gpu is None:
+            from .kernels.cuda import CudaSequence
             
             self.on_gpu = CudaSequence(self.cell, unrolled)
         return self.on_gpu(x_TBI, state, lengths_B)

@@ -29,13 +29,22 @@ warn_once = cache(log.warning)
 TOLERANCE = {"exact": 1e-4, "fast": 2e-2}
 
 
+WAYS = ("cuDNN", "Triton", "CUDA graphs")  # the fastest first; what none can do is the loop's
+
+
 class CudaSequence:
     """One cell on a GPU. `by` says what runs it, after its first use."""
 
-    def __init__(self, cell: Any, unroll: Callable[..., tuple[Tensor, State]]) -> None:
+    def __init__(
+        self,
+        cell: Any,
+        unroll: Callable[..., tuple[Tensor, State]],
+        ways: tuple[str, ...] = WAYS,
+    ) -> None:
         """`unroll(cell, x, state, lengths)` is the reference: the loop over the cell."""
         self.cell = cell
         self.unroll = unroll
+        self.ways = ways
         self.found: dict[Any, tuple[Generated, Any] | None] = {}
         self.by = ""
 
@@ -43,8 +52,9 @@ class CudaSequence:
         self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
     ) -> tuple[Tensor, State]:
         """Output h_TBH of every step and the last state; all tensors are on the GPU."""
-        mode = vendor.mode_of(self.cell)
-        if mode is not None and lengths_B is None and vendor.is_faster(self.cell, x_TBI):
+        mode = vendor.mode_of(self.cell) if "cuDNN" in self.ways and lengths_B is None else None
+        # Where it is the only way left, it need not be the faster one.
+        if mode is not None and (self.ways == ("cuDNN",) or vendor.is_faster(self.cell, x_TBI)):
             self.by = "cuDNN"
             return vendor.run(mode, self.cell, x_TBI, state)
         key = x_TBI.dtype, self.cell.training, fast_precision()
@@ -66,7 +76,11 @@ class CudaSequence:
         except CannotGenerateError as error:
             warn_once(f"{name} runs step by step, without generated kernels: {error}")
             return None
-        ways = [GpuLoops, GraphedLoops] if x_TBI.dtype == torch.float32 else [GraphedLoops]
+        ways: list[Any] = []
+        if "Triton" in self.ways and x_TBI.dtype == torch.float32:
+            ways.append(GpuLoops)
+        if "CUDA graphs" in self.ways:
+            ways.append(GraphedLoops)
         for way in ways:
             try:
                 loops = way(generated.plan)

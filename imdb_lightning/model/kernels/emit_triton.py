@@ -121,6 +121,11 @@ class Kernel:
         kind, *rest = self.nodes[node]
         return rest[0] if kind in ("product", "row_sum", "row_max") else ()
 
+    def multiplied(self) -> set[int]:
+        """The operands of products."""
+        nodes = [node for node in self.order if self.nodes[node][0] == "product"]
+        return {operand for node in nodes for operand in self.whole(node)}
+
     def whole_values(self) -> list[int]:
         """What is read at all units, the state before the step left out."""
         found = dict.fromkeys(o for node in self.order for o in self.whole(node))

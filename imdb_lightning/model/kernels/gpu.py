@@ -10,6 +10,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +46,10 @@ class Launch(NamedTuple):
     warps: int
 
 
-def launch(kernel: Kernel, H: int, B: int, exact: bool, processors: int) -> Launch:
-    """The blocks for a kernel. Raises TooLargeError.
+def launch(
+    kernel: Kernel, H: int, B: int, exact: bool, processors: int, most: int = 32
+) -> Launch:
+    """The blocks for a kernel, of `most` reviews. Raises TooLargeError.
 
     `exact`: products in three parts, which take twice the room. `processors`: of the GPU.
     """
@@ -59,8 +62,9 @@ def launch(kernel: Kernel, H: int, B: int, exact: bool, processors: int) -> Laun
             BN //= 2
     NB = -(-H // BN)
     groups = processors // NB  # that can run at once, one program a multiprocessor
-    whole = max(1, len(kernel.whole_values()) + len(kernel.whole_states())) * HP
+    whole = len(kernel.multiplied()) * HP
     fitting = [M for M in (8, 16, 32) if (matrices * BN + whole * M) * size <= SHARED_MEMORY]
+    fitting = [M for M in fitting if M <= most]
     if not fitting or groups == 0:
         raise TooLargeError(f"{len(kernel.blocks)} matrices of {H} x {H} do not fit on the GPU")
     M = min(fitting, key=lambda M: (-(-B // (M * groups)), M))
@@ -75,6 +79,7 @@ class GpuLoops:
         self.plan = plan
         self.module = module(emit(plan))
         self.kernels = (Forward(plan, plan.forward), Backward(plan, plan.backward))
+        self.most = [32, 32]  # reviews of a program
 
     def forward(
         self,
@@ -128,33 +133,44 @@ class GpuLoops:
         like: Tensor,
         keep: bool,
     ) -> None:
+        from triton.runtime.errors import OutOfResources
+
         kernel = self.kernels[which]
         _, B, H = like.shape
         exact = not fast_precision()
         device = like.device
-        at = launch(kernel, H, B, exact, processors(device.index) if like.is_cuda else 1024)
-        shape = (2, max(1, len(kernel.whole_values())), B, H) if at.NB > 1 else (1,)
-        exchange = like.new_empty(shape)
-        parts = -(-B // at.M)
-        counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
         matrices = [c for i in kernel.matrices for c in (constants[i], *constants[i].stride())]
-        lengths = counters if lengths_B is None else lengths_B
-        function = (self.module.forward, self.module.backward)[which]
-        options: dict[str, Any] = {"num_warps": at.warps}
-        if at.NB > 1 and like.is_cuda:
-            options["launch_cooperative_grid"] = True
-        with torch.cuda.device(device) if like.is_cuda else torch.no_grad():
-            for first in range(0, parts, at.groups):
-                function[(min(at.groups, parts - first), at.NB)](
-                    *pointers,
-                    *matrices,
-                    *(lengths, exchange, counters, T, B, first * at.M),
-                    *(H, at.HP, at.BN, at.NB, at.M),
-                    PRECISION="tf32x3" if exact else "tf32",
-                    RAGGED=lengths_B is not None,
-                    KEEP=keep,
-                    **options,
-                )
+        on_device = torch.cuda.device(device) if like.is_cuda else nullcontext()
+        count = processors(device.index) if like.is_cuda else 1024
+        while True:
+            at = launch(kernel, H, B, exact, count, self.most[which])
+            parts = -(-B // at.M)
+            shape = (2, len(kernel.whole_values()), B, H) if at.NB > 1 else (1,)
+            exchange = like.new_empty(shape)
+            counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
+            lengths = counters if lengths_B is None else lengths_B
+            function = (self.module.forward, self.module.backward)[which]
+            options: dict[str, Any] = {"num_warps": at.warps}
+            if at.NB > 1 and like.is_cuda:
+                options["launch_cooperative_grid"] = True
+            try:
+                with on_device:
+                    for first in range(0, parts, at.groups):
+                        function[(min(at.groups, parts - first), at.NB)](
+                            *pointers,
+                            *matrices,
+                            *(lengths, exchange, counters, T, B, first * at.M),
+                            *(H, at.HP, at.BN, at.NB, at.M),
+                            PRECISION="tf32x3" if exact else "tf32",
+                            RAGGED=lengths_B is not None,
+                            KEEP=keep,
+                            **options,
+                        )
+                return
+            except OutOfResources:  # before anything has run: a program of fewer reviews may fit
+                if at.M == 8:
+                    raise
+                self.most[which] = at.M // 2
 
 
 def fast_precision() -> bool:

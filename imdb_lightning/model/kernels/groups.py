@@ -218,6 +218,8 @@ class Lowering:
         self.shapes = shapes
         self.I = I
         self.H = H
+        self.shape: tuple[int, ...] = ()
+        self.shape_in: tuple[int, ...] = ()
         self.rules: dict[str, Callable[..., Any]] = {
             **{name: self._unary(name) for name in UNARY},
             **{name: self._binary(name) for name in BINARY},
@@ -250,12 +252,13 @@ class Lowering:
         options = {k: _unwrap(fx.node.map_arg(v, lambda n: Found(found[n]))) for k, v in node.kwargs.items()}
         if node.target is operator.getitem:
             return arguments[0][arguments[1]]
-        name = str(node.target).removeprefix("aten.").split(".")[0]
+        name = str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
         rule = self.rules.get(name)
         if rule is None:
             raise CannotGenerateError(f"the operation {name} is not among those it is made from")
-        value = node.meta.get("val")
-        self.shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        first = node.args[0] if node.args else None
+        self.shape = _shape(node)
+        self.shape_in = _shape(first) if isinstance(first, fx.Node) else ()
         try:
             return rule(*arguments, **options)
         except (IndexError, AttributeError, TypeError, ValueError) as error:
@@ -315,7 +318,8 @@ class Lowering:
         rows = [self.row(value) for value in values]
         count = max(len(row.groups) for row in rows)
         for row in rows:
-            if len(row.groups) not in (1, count) or (len(row.groups) < count and not row.one):
+            one = row.one or self.gates  # in (B, n, H), a vector is for each gate
+            if len(row.groups) not in (1, count) or (len(row.groups) < count and not one):
                 raise CannotGenerateError(f"{name} of rows of different widths")
         groups = [
             self.graph.operation(name, *(row.groups[g % len(row.groups)] for row in rows))
@@ -430,7 +434,9 @@ class Lowering:
     atenreshape = aten_unsafe_view = atenview
 
     def _cut(self, start: int, end: int, width: int) -> slice:
-        """Columns as groups."""
+        """Columns as groups; in (B, n, H), gates."""
+        if len(self.shape_in) == 3:
+            return slice(start, min(end, width))
         start, end = (min(at + width if at < 0 else at, width) for at in (start, end))
         if start % self.H or end % self.H:
             raise CannotGenerateError(f"columns {start} to {end} cut a gate of {self.H} units")
@@ -450,8 +456,15 @@ class Lowering:
         if dim == 0:
             return part
         width = self.shape[1]
-        groups = list(self._widened(value, width // self.H).groups)
-        groups[self._cut(start or 0, width if end is None else end, width)] = self.row(part).groups
+        count = width if len(self.shape) == 3 else width // self.H
+        groups = list(self._widened(value, count).groups)
+        cut = self._cut(start or 0, width if end is None else end, width)
+        groups[cut] = self._widened(part, len(groups[cut])).groups
+        return self._checked(groups, count)
+
+    def _checked(self, groups: list[int], count: int) -> Row:
+        if len(groups) != count:
+            raise CannotGenerateError("a part that is not as wide as its place")
         return Row(tuple(groups))
 
     def _widened(self, value: Any, count: int) -> Row:
@@ -467,12 +480,12 @@ class Lowering:
             raise CannotGenerateError("a selection that is not of a gate")
         return Row((self.row(value).groups[index],))
 
-    def atenselect_scatter(self, value: Any, part: Any, dim: int, index: int) -> Row:
-        if dim != 1 or self.shape[-1] != self.H:
+    def atenselect_backward(self, part: Any, sizes: Any, dim: int, index: int) -> Row:
+        if dim != 1 or len(sizes) != 3:
             raise CannotGenerateError("a selection that is not of a gate")
-        groups = list(self._widened(value, self.shape[1]).groups)
-        groups[index] = self.row(part).groups[0]
-        return Row(tuple(groups))
+        zeros = [self.graph.number(0)] * sizes[1]
+        zeros[index] = self.row(part).groups[0]
+        return Row(tuple(zeros))
 
     def atencat(self, values: Any, dim: int = 0) -> Row:
         if dim not in (1, len(self.shape) - 1):
@@ -499,6 +512,23 @@ class Lowering:
         if low is not None:
             row = self.each("maximum", row, low)
         return row if high is None else self.each("minimum", row, high)
+
+    def atenhardtanh(self, value: Any, low: float = -1, high: float = 1) -> Row:
+        return self.atenclamp(value, low, high)
+
+    def atenleaky_relu(self, value: Any, slope: float = 0.01) -> Row:
+        low = self.each("mul", value, slope)
+        return self.each("where", self.each("gt", value, 0), value, low)
+
+    def atencopy(self, _: Any, value: Any, *__: Any) -> Any:
+        return value
+
+    def atenlinalg_vector_norm(
+        self, value: Any, order: float = 2, dims: Any = None, keepdim: bool = False, **_: Any
+    ) -> Row:
+        if order != 2 or dims is None or 0 in dims:
+            raise CannotGenerateError("a norm that is not the Euclidean one of a review")
+        return self.each("sqrt", self._over_units("row_sum", self.each("mul", value, value)))
 
     def atenpow(self, base: Any, exponent: Any) -> Row:
         if not isinstance(exponent, int | float):
@@ -537,13 +567,17 @@ class Lowering:
 
     @property
     def gates(self) -> bool:
-        return len(self.shape) == 3
+        """Whether the operation is on (B, n, H)."""
+        return 3 in (len(self.shape), len(self.shape_in))
 
     def atensum(self, value: Any, dims: Any = None, keepdim: bool = False, **_: Any) -> Any:
-        dims = [0, 1] if dims is None else list(dims)
+        every = list(range(len(self.shape_in)))
+        dims = list(dims) if dims else every
         if dims == [0]:
             return VectorGrad((self.row(value),))
-        if dims in ([0, 1], [1, 0]):
+        if dims == [0, 1] and len(every) == 3:  # of a vector that each gate has read
+            return VectorGrad(tuple(Row((group,)) for group in self.row(value).groups))
+        if dims == every:
             if isinstance(value, VectorGrad):
                 return value._replace(to_one=True)
             return VectorGrad((self.row(value),), to_one=True)
@@ -573,6 +607,11 @@ class Lowering:
 
     def atenvar(self, value: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False) -> Row:
         return self.atenvar_mean(value, dims, correction)[0]
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 class Found(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 from .groups import Input, MatrixGrad, Row, VectorGrad, lower
 from .interpret import ended
 from .plan import Plan, plan
-from .trace import trace
+from .trace import on, trace
 
 
 State = tuple[Tensor, ...]
@@ -31,7 +31,8 @@ class Generated:
         I, H = cell.input_size, cell.hidden_size
         traced = trace(cell, states)
         self.names = traced.names
-        self.constants = traced.constants
+        self.traced = traced.constants
+        self.constants: dict[torch.device, Any] = {}
         self.shapes = traced.shapes
         self.plan: Plan = plan(lower(traced, I, H, states))
         self.H = H
@@ -41,7 +42,10 @@ class Generated:
     ) -> tuple[Tensor, State]:
         """Output h_TBH of every step and the last state, by the loops of `loops`."""
         named = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
-        constants = self.constants(*(named[name] for name in self.names))
+        device = x_TBI.device
+        if device not in self.constants:
+            self.constants[device] = on(self.traced, device)
+        constants = self.constants[device](*(named[name] for name in self.names))
         keep = torch.is_grad_enabled()
         h_TBH, *last = SequenceFunction.apply(
             self, loops, keep, lengths_B, len(state), x_TBI, *state, *constants

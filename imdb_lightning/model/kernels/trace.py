@@ -18,6 +18,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 ATEN = torch.ops.aten
 MORE = [ATEN.native_layer_norm, ATEN.native_layer_norm_backward, ATEN._softmax, ATEN.elu, ATEN.gelu]
 """What is taken apart beyond ATen's core operations."""
+WHOLE = [ATEN.select_backward.default, ATEN.select_scatter.default]
+"""What stays one operation."""
 
 
 class CannotGenerateError(Exception):
@@ -28,7 +30,8 @@ class Trace(NamedTuple):
     """A cell's step, split into what depends on its parameters alone and the rest."""
 
     names: list[str]  # of the parameters and buffers, in the order that `constants` takes them
-    constants: fx.GraphModule  # parameters and buffers -> the tensors that the step reads
+    constants: fx.GraphModule  # parameters and buffers -> the tensors that the step reads; what it
+    # makes is on the CPU until `on` moves it
     shapes: list[tuple[int, ...]]  # of these tensors
     step: fx.GraphModule  # x_BI, *state, *constants -> new state
     gradient: fx.GraphModule
@@ -65,7 +68,7 @@ def _trace(cell: Any, states: int) -> Trace:
         return tuple(functional_call(cell, values, (x_BI, tuple(rest[:states]))))
 
     graph = _make_fx(whole, x_BI, *state, *kept)
-    constants, step = _split(graph, 1 + states)
+    constants, step = _split(graph, 1 + states, B)
     (output,) = (node for node in constants.graph.nodes if node.op == "output")
     shapes = [tuple(node.meta["val"].shape) for node in output.args[0]]
     values = [torch.empty(shape, dtype=dtype) for shape in shapes]
@@ -78,21 +81,42 @@ def _trace(cell: Any, states: int) -> Trace:
     return Trace([*named], constants, shapes, step, _make_fx(back, x_BI, *state, *values, *grads))
 
 
+def on(constants: fx.GraphModule, device: torch.device) -> fx.GraphModule:
+    """The graph of constants, with what it makes on this device."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(constants.graph, {}))
+    for node in graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": device}
+    return fx.GraphModule(constants, graph)
+
+
 def _make_fx(function: Any, *tensors: Tensor) -> fx.GraphModule:
     table = {**dict(core_aten_decompositions().items()), **get_decompositions(MORE)}
+    for operation in WHOLE:
+        table.pop(operation, None)
     graph = make_fx(function, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
     graph.graph.eliminate_dead_code()
     return graph
 
 
-def _split(graph: fx.GraphModule, inputs: int) -> tuple[fx.GraphModule, fx.GraphModule]:
+def _is_constant(node: fx.Node, B: int) -> bool:
+    """A tensor that the cell makes, such as torch.eye, and that is not for each review."""
+    value = node.meta.get("val")
+    if node.op != "call_function" or node.all_input_nodes or not isinstance(value, Tensor):
+        return False
+    return value.numel() > 1 and B not in value.shape
+
+
+def _split(graph: fx.GraphModule, inputs: int, B: int) -> tuple[fx.GraphModule, fx.GraphModule]:
     """(parameters -> constants, (the first `inputs` inputs, constants) -> outputs)."""
     nodes = list(graph.graph.nodes)
     places = [node for node in nodes if node.op == "placeholder"]
     fixed = set(places[inputs:])  # what depends on parameters alone
     for node in nodes:
         above = node.all_input_nodes
-        if node.op == "call_function" and above and all(other in fixed for other in above):
+        below = node.op == "call_function" and above and all(other in fixed for other in above)
+        if below or _is_constant(node, B):
             fixed.add(node)
     frontier: dict[fx.Node, None] = {}
     for node in nodes:
@@ -104,7 +128,7 @@ def _split(graph: fx.GraphModule, inputs: int) -> tuple[fx.GraphModule, fx.Graph
     for node in nodes:
         if node in fixed:
             copies[node] = before.node_copy(node, copies.__getitem__)
-    before.output([copies[node] for node in frontier]).meta = {}
+    before.output([copies[node] for node in frontier])
     copies = {}
     for node in places[:inputs]:
         copies[node] = after.node_copy(node)

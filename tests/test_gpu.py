@@ -22,6 +22,7 @@ from imdb_lightning.data.batches import DeviceLoader
 from imdb_lightning.data.module import ReviewData
 from imdb_lightning.finite import Finite
 from imdb_lightning.model.classifier import Classifier
+from imdb_lightning.model.step_graphs import StepGraphs
 from imdb_lightning.run import Run
 from imdb_lightning.train import train
 from tests.conftest import TINY, command, composed, environment, run_of
@@ -72,6 +73,34 @@ def test_a_training_step_waits_for_nothing(model: str, pooling: str, tmp_path: P
     with process.restored():
         trainer.fit(Classifier.from_config(cfg.model, cfg.optim), datamodule=data)
     assert isinstance(trainer.train_dataloader, DeviceLoader)
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm", "gru", "custom_rnn", "custom_gru"])
+def test_captured_steps_are_those_without_graphs(model: str, tmp_path: Path) -> None:
+    overrides = [*ON_GPU, f"model={model}", "model.dropout=0", "model.pooling=mean"]
+    graphs = train(composed(*overrides), tmp_path / "graphs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepGraphs, "can", lambda *_: False)
+        without = train(composed(*overrides), tmp_path / "without")
+    for mine, theirs in zip(graphs["epochs"], without["epochs"], strict=True):
+        assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-3)
+
+
+def test_steps_are_captured_and_dropout_is_drawn_anew(tmp_path: Path) -> None:
+    cfg = composed(*ON_GPU, "model=custom_gru", "model.dropout=0.5")
+    data = ReviewData(cfg.data, cfg.seed)
+    data.setup()
+    net = Classifier.from_config(cfg.model, cfg.optim).cuda()
+    given = [t.cuda() for t in data.splits["train"].__getitems__([*range(8)])]
+    torch.cuda.manual_seed(3)
+    first = [float(net.graphs(net, given)[0]) for _ in range(4)]  # type: ignore[index]
+    assert len(set(first)) == 4
+    torch.cuda.manual_seed(3)
+    again = [float(net.graphs(net, given)[0]) for _ in range(4)]  # type: ignore[index]
+    assert again == first
+    other = StepGraphs()  # captured anew, at another place of the random numbers
+    torch.cuda.manual_seed(3)
+    assert [float(other(net, given)[0]) for _ in range(4)] == first  # type: ignore[index]
 
 
 def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(tmp_path: Path) -> None:

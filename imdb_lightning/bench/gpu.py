@@ -115,12 +115,11 @@ def tests(bench: Bench) -> Any:
         return "they need a GPU"
     log = bench.folder / "tests.txt"
     workers = min(12, os.cpu_count() or 1)
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:benchmark", "-q", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:benchmark", "-v", "--tb=short"]
     command += [f"--numprocesses={workers}", f"--maxprocesses={workers}", "--dist=worksteal"]
+    most = max(1, min(bench.left, 180))
     with log.open("wb") as file:
-        subprocess.run(
-            command, cwd=CHECKOUT, stdout=file, stderr=subprocess.STDOUT, timeout=max(1, bench.left)
-        )
+        subprocess.run(command, cwd=CHECKOUT, stdout=file, stderr=subprocess.STDOUT, timeout=most)
     lines = log.read_text("utf-8", "replace").strip().splitlines()
     failed = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))]
     print("\n".join([*failed[:40], lines[-1]]))

@@ -7,7 +7,7 @@ packing costs PyTorch 5 to 100 times the step on a CPU and takes the fast kernel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,11 @@ class Backbone(nn.Module):
             make_layer(size, hidden_size) for size in (sizes if bidirectional else [])
         )
         self.dropout = nn.Dropout(dropout)
+
+    def layers(self) -> Iterator[nn.Module]:
+        """All of both directions."""
+        yield from self.forwards
+        yield from self.backwards
 
     def forward(self, x_TBE: Tensor, lengths_B: Tensor) -> Tensor:
         """Hidden states h_TB(H*D). x_TBE: float. lengths_B: int64 tokens, 1 to T."""

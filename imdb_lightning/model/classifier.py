@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .network import OF_THE_LAYER, Network, layer_maker
 from .passes import Pass
+from .step_graphs import StepGraphs
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -44,9 +45,14 @@ class Classifier(Network, lightning.LightningModule):
         self.weight_decay = weight_decay
         self.pretrained: frozenset[str] = frozenset()  # names of parameters
         self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
+        self.graphs = StepGraphs()
         self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
         self.told_N: Tensor | None
         self.register_buffer("told_N", None, persistent=False)  # float32, see `targets`
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without graphs, which no file and no other process can hold."""
+        return {**super().__getstate__(), "graphs": StepGraphs()}
 
     @classmethod
     def from_config(  # type: ignore[override]
@@ -58,6 +64,12 @@ class Classifier(Network, lightning.LightningModule):
         return cls(layer_maker(model), **options, **learning)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
+        if self.graphs.can(self):
+            found = self.graphs(self, batch)
+            if found is not None:
+                loss, loss_B, margins_B = found
+                self._passes["train"].add(loss_B, margins_B, *batch[2:])
+                return loss
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -83,12 +95,16 @@ class Classifier(Network, lightning.LightningModule):
         positive_B = torch.where(index_B < 0, told_B, labels_B.to(told_B))
         return torch.stack([1 - positive_B, positive_B], dim=1)
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of each review (B,): nats, and the logit of positive minus that of negative."""
         tokens_BT, lengths_B, labels_B, index_B = batch
         logits_B2 = self(tokens_BT, lengths_B)
         loss_B = LOSSES[self.loss](logits_B2, self.targets(labels_B, index_B))
-        margins_B = (logits_B2[:, 1] - logits_B2[:, 0]).detach()
-        self._passes[stage].add(loss_B.detach(), margins_B, labels_B, index_B)
+        return loss_B, (logits_B2[:, 1] - logits_B2[:, 0]).detach()
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        loss_B, margins_B = self.losses(batch)
+        self._passes[stage].add(loss_B.detach(), margins_B, *batch[2:])
         return loss_B.mean()
 
     def on_train_epoch_start(self) -> None:

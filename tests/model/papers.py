@@ -50,11 +50,14 @@ class CoupledLSTM(Cell):
 
 
 class LayerNormLSTM(Cell):
-    """Ba, Kiros and Hinton 2016, arXiv 1607.06450, equations (20)-(22), here of W h alone."""
+    """Ba, Kiros and Hinton 2016, arXiv 1607.06450, equations (20)-(22), here of W h alone.
+
+    Gains start at 0.1, as in Cooijmans et al. 2016, arXiv 1603.09025: at 1 gradients explode.
+    """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=4, states=2)
-        self.gain = nn.Parameter(torch.ones(4 * hidden_size))
+        self.gain = nn.Parameter(torch.full((4 * hidden_size,), 0.1))
         self.shift = nn.Parameter(torch.zeros(4 * hidden_size))
 
     def step(self, projected_x: Tensor, state: State) -> State:

@@ -93,11 +93,6 @@ def matrices(plan: Plan) -> list[int]:
     return sorted({c for _, c, _, _ in blocks})
 
 
-def exchanged(plan: Plan) -> int:
-    """How many values of a step, at most, programs exchange through a buffer of their own."""
-    return max(len(Kernel(plan, order).whole_values()) for order in (plan.forward, plan.backward))
-
-
 def emit(plan: Plan) -> str:
     """The source of the module: `forward` and `backward`."""
     return "\n\n".join([HEAD, Forward(plan, plan.forward).text(), Backward(plan, plan.backward).text()])
@@ -115,6 +110,7 @@ class Kernel:
         self.blocks = products(plan, order)
         self.matrices = matrices(plan)
         self.lines: list[str] = []
+        self.exchanged = len(self.whole_values())
 
     def whole(self, node: int) -> tuple[int, ...]:
         """The operands of a node whose values at all units it reads."""

@@ -24,10 +24,10 @@ from .plan import Plan
 
 
 SHARED_MEMORY = 220 * 1024  # bytes of a multiprocessor that a program may take (H100: 227 KiB)
-ALONE, TOGETHER = 24 * 1024, 16 * 1024
-"""Numbers of the matrices that a program holds: with all units, and where several share them.
+TOGETHER = 16 * 1024
+"""Numbers of the matrices that a program holds where several share the units.
 
-Measured on an H100 (docs/performance.md): waiting for each other costs a step about 1 us.
+Alone it holds what fits: on an H100, waiting for each other costs a step 2 us.
 """
 
 
@@ -46,6 +46,7 @@ class Launch(NamedTuple):
     warps: int
 
 
+@cache
 def launch(
     kernel: Kernel, H: int, B: int, exact: bool, processors: int, most: int = 32
 ) -> Launch:
@@ -56,19 +57,19 @@ def launch(
     HP = max(16, 1 << (H - 1).bit_length())
     size = 8 if exact else 4
     matrices = max(1, len(kernel.blocks)) * HP
+    whole = len(kernel.multiplied()) * HP
     BN = HP
-    if matrices * HP > ALONE:
+    if (matrices * HP + whole * 8) * size > SHARED_MEMORY:
         while BN > 16 and matrices * BN > TOGETHER:
             BN //= 2
     NB = -(-H // BN)
     groups = processors // NB  # that can run at once, one program a multiprocessor
-    whole = len(kernel.multiplied()) * HP
     fitting = [M for M in (8, 16, 32) if (matrices * BN + whole * M) * size <= SHARED_MEMORY]
     fitting = [M for M in fitting if M <= most]
     if not fitting or groups == 0:
         raise TooLargeError(f"{len(kernel.blocks)} matrices of {H} x {H} do not fit on the GPU")
     M = min(fitting, key=lambda M: (-(-B // (M * groups)), M))
-    return Launch(HP, BN, NB, M, groups, 4)
+    return Launch(HP, BN, NB, M, groups, 8 if BN > 64 else 4)
 
 
 class GpuLoops:
@@ -145,10 +146,11 @@ class GpuLoops:
         while True:
             at = launch(kernel, H, B, exact, count, self.most[which])
             parts = -(-B // at.M)
-            shape = (2, len(kernel.whole_values()), B, H) if at.NB > 1 else (1,)
-            exchange = like.new_empty(shape)
-            counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
-            lengths = counters if lengths_B is None else lengths_B
+            exchange = counters = like  # not read where one program has all units
+            if at.NB > 1:
+                exchange = like.new_empty(2, kernel.exchanged, B, H)
+                counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
+            lengths = like if lengths_B is None else lengths_B
             function = (self.module.forward, self.module.backward)[which]
             options: dict[str, Any] = {"num_warps": at.warps}
             if at.NB > 1 and like.is_cuda:

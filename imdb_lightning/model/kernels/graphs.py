@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .captured import Captured
 from .interpret import Interpreter
 from .plan import Plan
 
@@ -109,6 +110,8 @@ class GraphedLoops:
     def _graph(
         self, key: tuple[Any, ...], run: Callable[..., list[Tensor]], tensors: Sequence[Tensor]
     ) -> list[Tensor]:
+        if torch.cuda.is_current_stream_capturing():  # a part of a larger graph
+            return run(*tensors)
         key += tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if key in self.graphs:
             self.graphs.move_to_end(key)
@@ -117,27 +120,6 @@ class GraphedLoops:
             if len(self.graphs) > KEPT:
                 self.graphs.popitem(last=False)
         return self.graphs[key](tensors)
-
-
-class Captured:
-    """A function of tensors as one CUDA graph; its results are good until the next call."""
-
-    def __init__(self, run: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> None:
-        self.inputs = [tensor.clone() for tensor in tensors]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries that are started here are not captured
-            run(*self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.results = run(*self.inputs)
-
-    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        for mine, given in zip(self.inputs, tensors, strict=True):
-            mine.copy_(given)
-        self.graph.replay()
-        return self.results
 
 
 def _padded(tensor: Tensor) -> Tensor:

@@ -6,7 +6,11 @@ D gradient columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
+from contextlib import contextmanager
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -30,7 +34,7 @@ class Generated:
     def __init__(self, cell: Any, states: int) -> None:
         I, H = cell.input_size, cell.hidden_size
         traced = trace(cell, states)
-        self.names = traced.names
+        self.getters = [attrgetter(name) for name in traced.names]
         self.traced = traced.constants
         self.constants: dict[torch.device, Any] = {}
         self.shapes = traced.shapes
@@ -41,11 +45,10 @@ class Generated:
         self, cell: Any, loops: Any, x_TBI: Tensor, state: State, lengths_B: Tensor | None
     ) -> tuple[Tensor, State]:
         """Output h_TBH of every step and the last state, by the loops of `loops`."""
-        named = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
         device = x_TBI.device
         if device not in self.constants:
             self.constants[device] = on(self.traced, device)
-        constants = self.constants[device](*(named[name] for name in self.names))
+        constants = self.constants[device](*(get(cell) for get in self.getters))
         keep = torch.is_grad_enabled()
         h_TBH, *last = SequenceFunction.apply(
             self, loops, keep, lengths_B, len(state), x_TBI, *state, *constants
@@ -74,7 +77,8 @@ class SequenceFunction(torch.autograd.Function):
         if ended_TB1 is not None:
             x_TBI = x_TBI.masked_fill(ended_TB1, 0)  # whatever it holds
         rows_RH = rows(plan, constants, x_TBI, H)
-        inputs_TBPH = inputs(plan, constants, x_TBI, H)
+        with precision_of_layers(x_TBI):
+            inputs_TBPH = inputs(plan, constants, x_TBI, H)
         states = []
         for first in state:
             buffer = x_TBI.new_empty(T + 1, B, H)
@@ -85,7 +89,7 @@ class SequenceFunction(torch.autograd.Function):
         if keep:
             ctx.generated, ctx.loops, ctx.count = generated, loops, count
             ctx.save_for_backward(x_TBI, lengths_B, rows_RH, saved, *states, *constants)
-        return states[0][1:], *(buffer[-1].clone() for buffer in states)
+        return states[0][1:], *(buffer[-1] for buffer in states)
 
     @staticmethod
     def backward(ctx: Any, grad_h_TBH: Tensor, *grads: Tensor) -> tuple[Any, ...]:
@@ -102,17 +106,35 @@ class SequenceFunction(torch.autograd.Function):
             rows_RH, constants, states, lengths_B, saved, grad_h_TBH, grads, columns
         )
         sums = Sums(plan, x_TBI, states, saved, columns, constants)
-        grad_x = sums.x() if ctx.needs_input_grad[5] else None
-        of_constants = [
-            sums.constant(c) if ctx.needs_input_grad[6 + ctx.count + c] else None
-            for c in range(len(constants))
-        ]
+        with precision_of_layers(x_TBI):
+            grad_x = sums.x() if ctx.needs_input_grad[5] else None
+            of_constants = [
+                sums.constant(c) if ctx.needs_input_grad[6 + ctx.count + c] else None
+                for c in range(len(constants))
+            ]
         return None, None, None, None, None, grad_x, *first, *of_constants
+
+
+@contextmanager
+def precision_of_layers(like: Tensor) -> Iterator[None]:
+    """On a GPU, products round as PyTorch lets cuDNN's recurrent layers round."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    if not like.is_cuda or before == "tf32" or torch.backends.cudnn.rnn.fp32_precision != "tf32":
+        yield
+        return
+    matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def rows(plan: Plan, constants: Many[Tensor], x_TBI: Tensor, H: int) -> Tensor:
     """(R, H): vectors, numbers and their sums."""
-    found = [x_TBI.new_empty(0, H)]
+    if not plan.rows:
+        return x_TBI.new_empty(0, H)
+    found = []
     for node in plan.rows:
         kind, *rest = plan.graph.nodes[node]
         parts = rest[1] if kind == "input" else (node,)
@@ -213,35 +235,50 @@ class Sums:
     def constant(self, c: int) -> Tensor | None:
         gradient, shape = self.plan.gradient.constants[c], self.constants[c].shape
         if isinstance(gradient, MatrixGrad):
-            parts = []
+            total = None
             for left, right, transposed in gradient.products:
-                part = self._left(left).mT @ self._columns(right.groups)
-                parts.append(part.mT if transposed else part)
-            return sum(parts[1:], parts[0])
+                # This way round it is the transpose's, as a parameter of PyTorch is.
+                part = self._columns(right.groups).mT @ self._left(left)
+                part = part if transposed else part.mT
+                total = part if total is None else total + part
+            return total
         if isinstance(gradient, VectorGrad):
-            parts = [self._vector(row, shape.numel(), gradient.to_one) for row in gradient.rows]
-            return sum(parts[1:], parts[0]).view(shape)
+            total = None
+            for row in gradient.rows:
+                part = self._sum(row, gradient.to_one or shape.numel() == 1)
+                total = part if total is None else total + part
+            assert total is not None
+            return total.view(shape)
         return None
 
-    def _vector(self, row: Row, count: int, to_one: bool) -> Tensor:
-        D, H = self.columns_NDH.shape[1:]
-        total = self.totals.view(D, H)[[self.place[group] for group in row.groups]]
+    def _sum(self, row: Row, to_one: bool) -> Tensor:
+        """Over steps and reviews; where `to_one` is set, over units too."""
+        parts = self._run(self.totals_DH, 0, row.groups)
         if row.one:  # one number a review, which stands in all units
-            total = total[:, :1]
-        return total.sum() if to_one or count == 1 else total.flatten()
+            parts = parts[:, :1]
+        return parts.sum() if to_one else parts.flatten()
 
-    @property
-    def totals(self) -> Tensor:
-        if not hasattr(self, "_totals"):
-            self._totals = self.columns_NDH.flatten(1).sum(0)
-        return self._totals
+    @cached_property
+    def totals_DH(self) -> Tensor:
+        return self.columns_NDH.sum(0)
 
     def _columns(self, groups: Many[int]) -> Tensor:
-        places = [self.place[group] for group in groups]
-        run = list(range(places[0], places[0] + len(places)))
-        if places == run:
-            return self.columns_NDH[:, run[0] : run[-1] + 1].flatten(1)
-        return self.columns_NDH[:, places].flatten(1)
+        return self._run(self.columns_NDH, 1, groups).flatten(1)
+
+    def _run(self, tensor: Tensor, dim: int, groups: Many[int]) -> Tensor:
+        """The parts of these gradient columns, as few pieces as there are runs of them.
+
+        Never by a list of indices: it would be copied to the GPU, which the processor waits for.
+        """
+        pieces: list[list[int]] = []
+        for group in groups:
+            place = self.place[group]
+            if pieces and pieces[-1][0] + pieces[-1][1] == place:
+                pieces[-1][1] += 1
+            else:
+                pieces.append([place, 1])
+        parts = [tensor.narrow(dim, start, count) for start, count in pieces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
     def _left(self, left: Row | Input) -> Tensor:
         if isinstance(left, Input):

@@ -37,6 +37,9 @@ report: $(READY)  ## the published grid with five seeds, then the page of its re
 	$(BIN)/python -m imdb_lightning -m 'experiment=glob(report/*)' seed=0,1,2,3,4 hydra.sweep.dir=outputs/sweeps/report
 	$(BIN)/python -m imdb_lightning.report outputs/sweeps/report $(wildcard outputs/sweeps/memory outputs/sweeps/loss)
 
+gpu:  ## all that is measured on a GPU, in eight minutes: make gpu ARGS='--device cpu'
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m imdb_lightning.bench gpu $(ARGS)
+
 board: $(READY)  ## TensorBoard at http://127.0.0.1:6006, of one grid: make board ARGS=outputs/sweeps/report
 	$(BIN)/tensorboard --logdir $(or $(ARGS),outputs) --bind_all=false --host 127.0.0.1
 
@@ -49,4 +52,4 @@ clean:  ## remove the environment and caches; outputs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup train report audit test lint check format board clean
+.PHONY: help setup train report gpu audit test lint check format board clean

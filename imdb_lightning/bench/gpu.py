@@ -127,28 +127,32 @@ def tests(bench: Bench) -> Any:
 
 
 def layers(bench: Bench) -> Any:
-    """Every built-in cell and three others against cuDNN."""
+    """Every built-in cell and three others against cuDNN, sizes of most use first."""
     cells = [*gpu_layers.CELLS, *OTHERS]
     rows: list[dict[str, Any]] = []
     if bench.device == "cpu":
-        plan = [(Size(8, 4, 5), False), (Size(16, 4, 5), True)]
+        parts = [[(Size(8, 4, 5), False), (Size(16, 4, 5), True)]]
     else:
-        plan = [(Size(H, B, 200), False) for H in (64, 128, 256) for B in (64, 512)]
-        plan += [(Size(H, 64, 200), True) for H in (64, 128, 256)]
-        tasks = [(name, size, exact) for size, exact in plan for name in cells]
-        started = time.monotonic()
-        seconds = gpu_layers.compile_all(tasks, min(12, os.cpu_count() or 1))
-        print(f"compiled in {time.monotonic() - started:.0f} s; a cell: {statistics.median(seconds):.1f} s")
-    for size, exact in plan:
-        if bench.left < 20:
+        parts = [
+            [(Size(H, B, 200), exact) for H in (64, 128, 256)]
+            for B, exact in ((64, False), (512, False), (64, True))
+        ]
+    for sizes in parts:
+        if bench.left < 45 and rows:
             print("the rest of the sizes is left out")
             break
-        found = gpu_layers.one_size(
-            cells, size, bench.device, bench.rounds, exact, graphs=size.H == 64 and size.B == 64
-        )
-        gpu_layers.print_table(found)
-        rows += found
-    return rows
+        if bench.device == "cuda":
+            started = time.monotonic()
+            tasks = [(name, size, exact) for size, exact in sizes for name in cells]
+            gpu_layers.compile_all(tasks, min(12, os.cpu_count() or 1))
+            print(f"compiled in {time.monotonic() - started:.0f} s")
+        for size, exact in sizes:
+            graphs = size.H == 64 and size.B == 64 and not exact
+            rows += gpu_layers.one_size(cells, size, bench.device, bench.rounds, exact, graphs)
+            gpu_layers.print_table([r for r in rows if r["H"] == size.H and r["B"] == size.B])
+            bench.figures["layers"] = rows
+            bench.save()
+    return len(rows)
 
 
 def epochs(bench: Bench) -> Any:
@@ -184,8 +188,9 @@ def same_bits(first: Path, second: Path) -> bool:
 def repeats(bench: Bench) -> Any:
     """Two runs give the same bits, and so does one that was killed and resumed."""
     found = {}
-    for name in ("lstm", "custom_gru"):
-        overrides = [f"model={name}", "trainer.max_epochs=2", "checkpoint.every_steps=2"]
+    every = "checkpoint.every_steps=2" if bench.device == "cpu" else "checkpoint.every_steps=50"
+    for name in ("custom_gru", "lstm"):
+        overrides = [f"model={name}", "trainer.max_epochs=2", every]
         first, second = (bench.train(f"repeat_{name}_{i}", *overrides) for i in range(2))
         found[f"{name}: twice the same bits"] = same_bits(first, second)
         killed = kill_and_resume(bench, f"killed_{name}", overrides)

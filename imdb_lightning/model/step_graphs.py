@@ -40,6 +40,7 @@ class StepGraphs:
             and model.device.type == "cuda"
             and model._trainer is not None
             and model.trainer.world_size == 1
+            and model.dtype == torch.float32
             and not torch.is_autocast_enabled("cuda")
             and not torch.is_anomaly_enabled()
             and all(isinstance(layer, nn.RNNBase | Fused) for layer in model.backbone.layers())

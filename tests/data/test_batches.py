@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from imdb_lightning.data.batches import ByLength, EncodedReviews, LengthBuckets, padding
+from imdb_lightning.data.batches import (
+    ByLength,
+    DeviceLoader,
+    EncodedReviews,
+    LengthBuckets,
+    padding,
+)
+from imdb_lightning.data.module import Loader, as_it_is
 
 
 def reviews(lengths: np.ndarray) -> EncodedReviews:
@@ -85,3 +92,21 @@ def test_buckets_leave_little_padding_and_mix_lengths_over_the_epoch() -> None:
 def test_padding_is_counted_by_position() -> None:
     lengths = np.array([1, 4, 2])
     assert padding(lengths, ByLength(lengths, 2)) == pytest.approx(1 / 8)
+
+
+def test_batches_on_a_device_are_those_of_a_loader() -> None:
+    data = reviews(LENGTHS)
+    for sampler in (LengthBuckets(LENGTHS, 7, seed=3), ByLength(LENGTHS, 7)):
+        there = DeviceLoader(data, sampler, torch.device("cpu"))
+        here = Loader(data, batch_sampler=sampler, collate_fn=as_it_is)
+        assert len(there) == len(here)
+        drawn = []
+        passes = []
+        for loader in (there, here):
+            torch.manual_seed(0)
+            passes.append(list(loader))
+            drawn.append(torch.rand(()))
+        assert drawn[0] == drawn[1]  # as many random numbers
+        for mine, theirs in zip(*passes, strict=True):
+            assert all(map(torch.equal, mine, theirs))
+            assert [t.dtype for t in mine] == [t.dtype for t in theirs]

@@ -9,6 +9,7 @@ import copy
 import logging
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ from .sequence import Generated
 from .trace import CannotGenerateError
 
 
+find_spec = cache(find_spec)
+
 log = logging.getLogger(__name__)
 warn_once = cache(log.warning)
 
 # Relative errors against float64 that a first use may have: of norms, over a few steps.
-TOLERANCE = {"exact": 1e-4, "fast": 2e-2}
+TOLERANCE = {"exact": 1e-3, "fast": 5e-2}
 
 
 WAYS = ("cuDNN", "Triton", "CUDA graphs")  # the fastest first; what none can do is the loop's
@@ -52,9 +55,11 @@ class CudaSequence:
         self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
     ) -> tuple[Tensor, State]:
         """Output h_TBH of every step and the last state; all tensors are on the GPU."""
+        H = self.cell.hidden_size
         mode = vendor.mode_of(self.cell) if "cuDNN" in self.ways and lengths_B is None else None
-        # Where it is the only way left, it need not be the faster one.
-        if mode is not None and (self.ways == ("cuDNN",) or vendor.is_faster(self.cell, x_TBI)):
+        # Where Triton is no other way, cuDNN need not be the faster one.
+        alone = "Triton" not in self.ways or find_spec("triton") is None
+        if mode is not None and vendor.can(x_TBI) and (alone or vendor.is_faster(mode, x_TBI, H)):
             self.by = "cuDNN"
             return vendor.run(mode, self.cell, x_TBI, state)
         key = x_TBI.dtype, self.cell.training, fast_precision()
@@ -121,7 +126,7 @@ class CudaSequence:
             )
         bound = TOLERANCE["fast" if fast_precision() else "exact"]
         for value, target in zip(mine, theirs, strict=True):
-            error = (value.double() - target).norm() / target.norm().clamp(min=1e-6)
+            error = (value.double() - target).norm() / target.norm().clamp(min=1e-3)
             if not error < bound:  # also where it is no number
                 raise RuntimeError(f"its results differ from the loop's by {error:.0e}")
 

@@ -23,9 +23,9 @@ from .emit_triton import Backward, Forward, Kernel, emit, products
 from .plan import Plan
 
 
-SHARED_MEMORY = 220 * 1024  # bytes of a multiprocessor that a program may take (H100: 227 KiB)
-TOGETHER = 16 * 1024
-"""Numbers of the matrices that a program holds where several share the units.
+SPARE = 8 * 1024  # bytes of shared memory that a program needs beside matrices and state
+TOGETHER = 128 * 1024
+"""Bytes of the matrices that a program holds where several share the units.
 
 Alone it holds what fits: on an H100, waiting for each other costs a step 2 us.
 """
@@ -43,33 +43,47 @@ class Launch(NamedTuple):
     NB: int  # programs that share the units
     M: int  # reviews of a program
     groups: int  # of reviews that run at once
-    warps: int
+
+
+class Chip(NamedTuple):
+    """What of a GPU the size of a program depends on."""
+
+    processors: int
+    memory: int  # bytes of shared memory that a program may take
+
+
+H100 = Chip(132, 227 * 1024)
 
 
 @cache
-def launch(
-    kernel: Kernel, H: int, B: int, exact: bool, processors: int, most: int = 32
-) -> Launch:
+def chip(index: int) -> Chip:
+    found = torch.cuda.get_device_properties(index)
+    return Chip(found.multi_processor_count, found.shared_memory_per_block_optin)
+
+
+@cache
+def launch(kernel: Kernel, H: int, B: int, exact: bool, chip: Chip, most: int = 32) -> Launch:
     """The blocks for a kernel, of `most` reviews. Raises TooLargeError.
 
-    `exact`: products in three parts, which take twice the room. `processors`: of the GPU.
+    `exact`: products in three parts, which take twice the room.
     """
+    room = chip.memory - SPARE
     HP = max(16, 1 << (H - 1).bit_length())
     size = 8 if exact else 4
     matrices = max(1, len(kernel.blocks)) * HP
     whole = len(kernel.multiplied()) * HP
     BN = HP
-    if (matrices * HP + whole * 8) * size > SHARED_MEMORY:
-        while BN > 16 and matrices * BN > TOGETHER:
+    if (matrices * HP + whole * 8) * size > room:
+        while BN > 16 and matrices * BN * size > TOGETHER:
             BN //= 2
     NB = -(-H // BN)
-    groups = processors // NB  # that can run at once, one program a multiprocessor
-    fitting = [M for M in (8, 16, 32) if (matrices * BN + whole * M) * size <= SHARED_MEMORY]
+    groups = chip.processors // NB  # that can run at once, one program a multiprocessor
+    fitting = [M for M in (8, 16, 32) if (matrices * BN + whole * M) * size <= room]
     fitting = [M for M in fitting if M <= most]
     if not fitting or groups == 0:
         raise TooLargeError(f"{len(kernel.blocks)} matrices of {H} x {H} do not fit on the GPU")
     M = min(fitting, key=lambda M: (-(-B // (M * groups)), M))
-    return Launch(HP, BN, NB, M, groups, 8 if BN > 64 else 4)
+    return Launch(HP, BN, NB, M, groups)
 
 
 class GpuLoops:
@@ -142,9 +156,9 @@ class GpuLoops:
         device = like.device
         matrices = [c for i in kernel.matrices for c in (constants[i], *constants[i].stride())]
         on_device = torch.cuda.device(device) if like.is_cuda else nullcontext()
-        count = processors(device.index) if like.is_cuda else 1024
+        at_hand = chip(device.index) if like.is_cuda else H100
         while True:
-            at = launch(kernel, H, B, exact, count, self.most[which])
+            at = launch(kernel, H, B, exact, at_hand, self.most[which])
             parts = -(-B // at.M)
             exchange = counters = like  # not read where one program has all units
             if at.NB > 1:
@@ -152,7 +166,7 @@ class GpuLoops:
                 counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
             lengths = like if lengths_B is None else lengths_B
             function = (self.module.forward, self.module.backward)[which]
-            options: dict[str, Any] = {"num_warps": at.warps}
+            options: dict[str, Any] = {"num_warps": 4}
             if at.NB > 1 and like.is_cuda:
                 options["launch_cooperative_grid"] = True
             try:
@@ -178,11 +192,6 @@ class GpuLoops:
 def fast_precision() -> bool:
     """Whether products may round to TF32: as PyTorch lets cuDNN's recurrent layers do it."""
     return torch.backends.cudnn.rnn.fp32_precision == "tf32"
-
-
-@cache
-def processors(index: int) -> int:
-    return torch.cuda.get_device_properties(index).multi_processor_count
 
 
 @cache

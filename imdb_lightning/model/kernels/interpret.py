@@ -21,10 +21,9 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     **{name: getattr(operator, name) for name in "add sub mul gt ge lt le eq ne".split()},
     **{name: getattr(torch, name) for name in "logical_not logical_and logical_or".split()},
     "div": operator.truediv,
-    "maximum": lambda a, b: torch.maximum(*_tensors(a, b)),
-    "minimum": lambda a, b: torch.minimum(*_tensors(a, b)),
-    "where": lambda mask, a, b: torch.where(mask, *_tensors(a, b)),
+    **{name: getattr(torch, name) for name in ("maximum", "minimum", "where")},
 }
+OF_TENSORS = ("maximum", "minimum", "where")  # operations that take no numbers
 
 
 def ended(T: int, lengths_B: Tensor | None) -> Tensor | None:
@@ -144,9 +143,15 @@ class Values(dict[int, Any]):
                 self[node] = torch.cat(parts, 1).amax(1, keepdim=True)
             else:
                 operands = [self[operand] for operand in rest]
+                if kind in OF_TENSORS:
+                    operands = [self._filled(operand) for operand in operands]
                 if not any(isinstance(operand, Tensor) for operand in operands):
-                    operands[0] = self.like_BH.new_tensor(operands[0])
+                    operands[0] = self._filled(operands[0])
                 self[node] = OPERATIONS[kind](*operands)
+
+    def _filled(self, value: Any) -> Tensor:
+        """A number as a tensor, made on the device: a copy to it could not be captured."""
+        return value if isinstance(value, Tensor) else self.like_BH.new_full((), value)
 
     def _product(self, left: tuple[int, ...], c: int, transposed: bool, g: int) -> Tensor:
         """Of all groups of columns at once."""
@@ -158,12 +163,3 @@ class Values(dict[int, Any]):
             self.products[key] = row @ (matrix.mT if transposed else matrix)
         H = self.like_BH.shape[1]
         return self.products[key][:, g * H : (g + 1) * H]
-
-
-def _tensors(a: Any, b: Any) -> tuple[Tensor, Tensor]:
-    like = a if isinstance(a, Tensor) else b
-    if not isinstance(like, Tensor):
-        return torch.tensor(a), torch.tensor(b)
-    return torch.as_tensor(a, dtype=like.dtype, device=like.device), torch.as_tensor(
-        b, dtype=like.dtype, device=like.device
-    )

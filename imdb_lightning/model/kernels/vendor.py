@@ -49,6 +49,19 @@ def _flatten(mode: str, cell: Any, weights: list[Tensor]) -> None:
     cell._flattened = tuple(weight.data_ptr() for weight in weights)
 
 
-def is_faster(cell: Any, x_TBI: Tensor) -> bool:
-    """Whether cuDNN is to run it, and can."""
+def can(x_TBI: Tensor) -> bool:
+    """Whether cuDNN takes such an input."""
     return x_TBI.dtype != torch.float64 and torch.backends.cudnn.is_acceptable(x_TBI)
+
+
+def is_faster(mode: str, x_TBI: Tensor, H: int) -> bool:
+    """Whether cuDNN is faster than a generated kernel; measured on an H100, docs/performance.md.
+
+    cuDNN keeps its matrices on the chip up to 128 units, for all reviews of few batches.
+    """
+    if mode == "RNN_TANH" or x_TBI.dtype != torch.float32:
+        return True
+    B = x_TBI.shape[1]
+    if torch.backends.cudnn.rnn.fp32_precision != "tf32":
+        return H <= 128 or B > 64
+    return H <= 128 and B <= 128

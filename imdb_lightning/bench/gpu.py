@@ -241,7 +241,7 @@ def mixed(bench: Bench) -> Any:
 
 def grid(bench: Bench) -> Any:
     """The report's seven runs with five seeds, several at a time on one card."""
-    if bench.left < 100 and bench.device == "cuda":
+    if bench.left < 60 and bench.device == "cuda":
         raise OutOfTimeError
     path = bench.folder / "report"
     shutil.rmtree(path, ignore_errors=True)

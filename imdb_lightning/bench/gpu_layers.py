@@ -22,7 +22,7 @@ from ..model.cells import Cell, GRUCell, LSTMCell, RNNCell
 from ..model.fused import Fused, unrolled
 from ..model.kernels import vendor
 from ..model.kernels.cuda import CudaSequence
-from .timing import Times, in_turn, table
+from .timing import Times, in_turn, on_cpu, on_gpu, on_gpu_alone, table
 
 
 CELLS: dict[str, Callable[[int, int], Cell]] = {
@@ -33,6 +33,9 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
 }
 LAYERS = {"nn.RNN": nn.RNN, "nn.LSTM": nn.LSTM, "nn.GRU": nn.GRU}
 INPUTS = 4  # batches in turn, so that none is in a cache
+
+
+BOTH = ("both_ms", "both_gpu_ms")  # forward and backward, as called, and without the processor
 
 
 class Size(NamedTuple):
@@ -89,8 +92,10 @@ def one_size(
     forward = {name: rotating(run_forward, layer, xs, grads) for name, layer in layers.items()}
     both = {name: rotating(run_both, layer, xs, grads) for name, layer in layers.items()}
     errors = {name: relative_errors(layer, xs[0], grads[0]) for name, layer in layers.items()}
-    timed = partial(in_turn, rounds=rounds, device=device)
-    times_forward, times_both = timed(forward), timed(both)
+    timed = on_gpu if device == "cuda" else on_cpu
+    times_forward = in_turn(forward, rounds, timed=timed)
+    times_both = in_turn(both, rounds, timed=timed)
+    alone = in_turn(both, rounds, timed=on_gpu_alone) if device == "cuda" else times_both
     return [
         {
             "layer": name,
@@ -99,6 +104,7 @@ def one_size(
             "precision": "float32" if exact else "TF32",
             "forward_ms": times_forward[name]._asdict(),
             "both_ms": times_both[name]._asdict(),
+            "both_gpu_ms": alone[name]._asdict(),
             "errors": errors[name],
         }
         for name, layer in layers.items()
@@ -172,7 +178,7 @@ def compile_all(tasks: list[tuple[str, Size, bool]], workers: int) -> list[float
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Each cell's time over that of the same cell of cuDNN, or else of cuDNN's LSTM."""
+    """Each cell's times over those of the same cell of cuDNN, or else of cuDNN's LSTM."""
     vendors = {"rnn": "nn.RNN", "lstm": "nn.LSTM", "gru": "nn.GRU"}
     lines = []
     for row in rows:
@@ -183,10 +189,11 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             [
                 row["layer"] + (f" ({row['by']})" if row["by"] else ""),
                 *(str(row[key]) for key in ("H", "B", "precision")),
-                *(f"{Times(**row[key]).median:.3f}" for key in ("forward_ms", "both_ms")),
-                f"{row['both_ms']['median'] / other['both_ms']['median']:.2f} {rival}",
+                *(f"{Times(**row[key]).median:.3f}" for key in ("forward_ms", *BOTH)),
+                " / ".join(f"{row[k]['median'] / other[k]['median']:.2f}" for k in BOTH),
+                rival,
                 *(f"{value:.0e}" for value in row["errors"].values()),
             ]
         )
-    head = "layer H B precision forward both over output grad_x grad_params".split()
+    head = "layer H B precision forward both GPU-alone ratios of output grad_x grad_params".split()
     print(table(head, lines), flush=True)

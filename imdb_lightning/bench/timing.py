@@ -34,15 +34,15 @@ def in_turn(
     things: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int = 3,
-    device: str = "cpu",
+    timed: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Times]:
     """Time each thing once a round, so that what slows the machine down slows them all.
 
-    The order is another one in each round: what comes after a thing pays for its memory. On a GPU
-    the time is that between two events in its queue.
+    The order is another one in each round: what comes after a thing pays for its memory. `timed`
+    gives the seconds of one call, by the clock unless it is given.
     """
     seconds: dict[str, list[float]] = {name: [] for name in things}
-    timed = on_gpu if device == "cuda" else on_cpu
+    timed = timed or on_cpu
     order = random.Random(0)
     for number in range(warm_up + rounds):
         for name, thing in order.sample([*things.items()], len(things)):
@@ -61,14 +61,22 @@ def on_cpu(thing: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def on_gpu(thing: Callable[[], object]) -> float:
+def on_gpu(thing: Callable[[], object], ahead: int = 0) -> float:
+    """Seconds between two events in the GPU's queue, with what the processor takes to fill it."""
     torch.cuda.synchronize()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    if ahead:
+        torch.cuda._sleep(ahead)
     start.record()
     thing()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
+
+
+def on_gpu_alone(thing: Callable[[], object]) -> float:
+    """The same without the processor: the GPU sleeps until all of it is queued."""
+    return on_gpu(thing, ahead=20_000_000)  # cycles, some 10 ms
 
 
 def own_process(prepare: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:

@@ -5,7 +5,9 @@ units on the chip. Where one program has all units, what a product reads stays i
 Where several share them, they exchange it through memory and wait for each other, so all of them
 must run at once: the kernel is launched cooperatively.
 
-Tiles are (units, reviews): a product is weights times state. Dimensions: T steps, B reviews, H
+Tiles are (units, reviews): a product is weights times state. Numbers go between memory and the
+registers of the matrix units `DIRECT`, where they are: Triton itself would first put each tile into
+the order of memory, which takes as long as the arithmetic of a step. Dimensions: T steps, B reviews, H
 hidden size, P inputs, R rows, S saved groups, D gradient columns, HP: H as a power of two.
 """
 
@@ -46,6 +48,37 @@ def log1p_(x):
 
 
 @triton.jit
+def load_(pointer, mask, DIRECT: tl.constexpr):
+    if DIRECT:
+        value = tl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.ne.b32 p, $2, 0; mov.b32 $0, 0; @p ld.global.f32 $0, [$1]; }",
+            "=f,l,r",
+            [pointer.to(tl.int64), mask.to(tl.int32)],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        value = tl.load(pointer, mask=mask, other=0.0)
+    return value
+
+
+@triton.jit
+def store_(pointer, value, mask, DIRECT: tl.constexpr):
+    if DIRECT:
+        tl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.ne.b32 p, $3, 0; mov.b32 $0, 0; @p st.global.f32 [$1], $2; }",
+            "=r,l,f,r",
+            [pointer.to(tl.int64), value, mask.to(tl.int32)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        tl.store(pointer, value, mask=mask)
+
+
+@triton.jit
 def wait_for_all(counter, arrivals):
     """Every program of these reviews has come here, and what it wrote can be read."""
     tl.debug_barrier()
@@ -73,6 +106,9 @@ OPERATIONS = {
     "logical_not": "{} == 0",
     "where": "tl.where({}, {}, {})",
 }
+
+
+OVER_UNITS = {"row_sum": ("tl.sum", "0.0"), "row_max": ("tl.max", 'float("-inf")')}
 
 
 def products(plan: Plan, order: Iterable[int]) -> dict[tuple[int, int, bool, int], int]:
@@ -110,27 +146,21 @@ class Kernel:
         self.blocks = products(plan, order)
         self.matrices = matrices(plan)
         self.lines: list[str] = []
-        self.exchanged = len(self.whole_values())
+        self.exchanged = len(self.slots())
 
-    def whole(self, node: int) -> tuple[int, ...]:
-        """The operands of a node whose values at all units it reads."""
-        kind, *rest = self.nodes[node]
-        return rest[0] if kind in ("product", "row_sum", "row_max") else ()
-
-    def multiplied(self) -> set[int]:
-        """The operands of products."""
-        nodes = [node for node in self.order if self.nodes[node][0] == "product"]
-        return {operand for node in nodes for operand in self.whole(node)}
-
-    def whole_values(self) -> list[int]:
-        """What is read at all units, the state before the step left out."""
-        found = dict.fromkeys(o for node in self.order for o in self.whole(node))
-        return [node for node in found if self.nodes[node][0] != "state"]
+    def multiplied(self) -> list[int]:
+        """The operands of products, which are read at all units."""
+        nodes = [self.nodes[node] for node in self.order]
+        return [*dict.fromkeys(o for kind, *rest in nodes if kind == "product" for o in rest[0])]
 
     def whole_states(self) -> list[int]:
-        """The tensors of the state before a step that are read at all units."""
-        found = dict.fromkeys(o for node in self.order for o in self.whole(node))
-        return sorted(self.nodes[node][1] for node in found if self.nodes[node][0] == "state")
+        """Of these, the tensors of the state before the step."""
+        return sorted(self.nodes[o][1] for o in self.multiplied() if self.nodes[o][0] == "state")
+
+    def slots(self) -> list[int]:
+        """What programs that share the units exchange within a step: values, and parts of sums."""
+        values = [o for o in self.multiplied() if self.nodes[o][0] != "state"]
+        return [*values, *(node for node in self.order if self.nodes[node][0] in OVER_UNITS)]
 
     def value(self, node: int) -> str:
         """The name of a tile, or a literal."""
@@ -161,14 +191,16 @@ class Kernel:
             *self.pointers,
             *(f"matrix{c}, matrix{c}_k, matrix{c}_n" for c in self.matrices),
             "lengths, exchange, counters, T, B, first",
-            "H: tl.constexpr, HP: tl.constexpr, BN: tl.constexpr, NB: tl.constexpr, M: tl.constexpr",
-            "PRECISION: tl.constexpr, RAGGED: tl.constexpr, KEEP: tl.constexpr",
+            "H: tl.constexpr, HP: tl.constexpr, BN: tl.constexpr, NB: tl.constexpr, NBP: tl.constexpr",
+            "M: tl.constexpr",
+            "PRECISION: tl.constexpr, RAGGED: tl.constexpr, KEEP: tl.constexpr, DIRECT: tl.constexpr",
         ]
         self.line('@triton.jit(do_not_specialize=["T", "B", "first"])', 0)
         self.line(f"def {name}({', '.join(arguments)}):", 0)
         self.line("rows = first + tl.program_id(0) * M + tl.arange(0, M)")
         self.line("units = tl.program_id(1) * BN + tl.arange(0, BN)")
         self.line("every = tl.arange(0, HP)")
+        self.line("blocks = tl.arange(0, NBP)")
         self.line("row, unit, all_units = rows[None, :], units[:, None], every[:, None]")
         self.line("live = (row < B) & (unit < H)")
         self.line("all_live = (row < B) & (all_units < H)")
@@ -202,37 +234,67 @@ class Kernel:
         done: set[int] = set()
         for level in range(max(levels.values(), default=0) + 1):
             nodes = [node for node in self.order if levels[node] == level]
-            values = list(dict.fromkeys(o for node in nodes for o in self.whole(node)))
-            self.exchange([v for v in values if v not in done and self.nodes[v][0] != "state"], indent)
+            sums = [node for node in nodes if self.nodes[node][0] in OVER_UNITS]
+            products = [self.nodes[node][1] for node in nodes if self.nodes[node][0] == "product"]
+            values = [*dict.fromkeys(o for left in products for o in left)]
+            values = [v for v in values if v not in done and self.nodes[v][0] != "state"]
             done.update(values)
+            # What a sum over units is of comes before it; other nodes of its level may come after.
+            self.exchange(values, sums, indent)
             for node in nodes:
-                self.compute(node, indent)
+                if node not in sums:
+                    self.compute(node, indent)
 
-    def exchange(self, values: list[int], indent: int) -> None:
-        """w{node}: the values at all units, through memory where other programs have them."""
-        if not values:
+    def exchange(self, values: list[int], sums: list[int], indent: int) -> None:
+        """w{node}: values at all units; v{node}: sums over them. Through memory where NB > 1."""
+        if not values and not sums:
             return
-        order = self.whole_values()
+        slots = self.slots()
+
+        def line(text: str) -> None:
+            self.line(text, indent + 1)
+
         self.line("if NB > 1:", indent)
         # Two buffers in turn: nobody writes what another one still reads.
-        base = f"exchange + (t % 2) * ({len(order)} * B * H)"
+        line(f"here = exchange + (t % 2) * ({len(slots)} * B * H)")
         for v in values:
-            self.line(f"tl.store({base} + ({order.index(v)} * B + row) * H + unit, {self.tile(v)}, mask=live)", indent + 1)
-        self.line("arrivals += NB", indent + 1)
-        self.line("wait_for_all(counter, arrivals)", indent + 1)
+            at = f"here + ({slots.index(v)} * B + row) * H"
+            line(f"store_({at} + unit, {self.tile(v)}, live, DIRECT)")
+        for n in sums:
+            at = f"here + ({slots.index(n)} * B + rows) * H + tl.program_id(1)"
+            line(f"tl.store({at}, {self.over_units(n)}, mask=rows < B)")
+        line("arrivals += NB")
+        line("wait_for_all(counter, arrivals)")
         for v in values:
-            self.line(
-                f"w{v} = tl.load({base} + ({order.index(v)} * B + row) * H + all_units, "
-                'mask=all_live, other=0.0, cache_modifier=".cg")',
-                indent + 1,
-            )
+            at = f"here + ({slots.index(v)} * B + row) * H"
+            line(f'w{v} = tl.load({at} + all_units, mask=all_live, other=0.0, cache_modifier=".cg")')
+        for n in sums:
+            total, other = OVER_UNITS[self.nodes[n][0]]
+            at = f"here + ({slots.index(n)} * B + row) * H + blocks[:, None]"
+            mask = f"mask=(blocks < NB)[:, None] & (row < B), other={other}"
+            line(f'v{n} = {total}(tl.load({at}, {mask}, cache_modifier=".cg"), 0)[None, :]')
         self.line("else:", indent)
         for v in values:
-            self.line(f"w{v} = {self.own(v)}", indent + 1)
+            line(f"w{v} = {self.own(v)}")
+        for n in sums:
+            line(f"v{n} = ({self.over_units(n)})[None, :]")
 
     def own(self, node: int) -> str:
-        """A tile that has all units, without what is beyond H."""
-        return f"tl.where(live, {self.tile(node)}, 0.0) if HP != H else {self.tile(node)}"
+        """The program's tile, without what is beyond H."""
+        return f"tl.where(live, {self.tile(node)}, 0.0) if BN * NB != H else {self.tile(node)}"
+
+    def over_units(self, node: int) -> str:
+        """Sum or maximum over the program's units, (M,)."""
+        kind, groups = self.nodes[node]
+        text = ""
+        for group in groups:
+            if kind == "row_sum":
+                one = f"tl.sum({self.own(group)}, 0)"
+                text = f"{text} + {one}" if text else one
+            else:
+                one = f'tl.max(tl.where(unit < H, {self.tile(group)}, float("-inf")), 0)'
+                text = f"tl.maximum({text}, {one})" if text else one
+        return text
 
     def compute(self, node: int, indent: int) -> None:
         kind, *rest = self.nodes[node]
@@ -243,15 +305,6 @@ class Kernel:
                 block = f"block{self.blocks[part, c, transposed, g]}"
                 more = f", {text}" if text else ""
                 text = f"tl.dot({block}, w{group}{more}, input_precision=PRECISION)"
-        elif kind == "row_sum":
-            text = " + ".join(f"tl.sum(w{group}, 0)" for group in rest[0])
-            text = f"({text})[None, :]"
-        elif kind == "row_max":
-            text = ""
-            for group in rest[0]:
-                one = f'tl.max(tl.where(all_units < H, w{group}, float("-inf")), 0)'
-                text = f"tl.maximum({text}, {one})" if text else one
-            text = f"({text})[None, :]"
         else:
             operands = [self.value(operand) for operand in rest]
             if all(self.plan.graph.value(operand) is not None for operand in rest):
@@ -277,11 +330,11 @@ class Forward(Kernel):
         self.head("forward")
         number = {k: plan.graph.numbers[("state", k)] for k in states}
         for k in states:
-            self.line(f"v{number[k]} = tl.load(state{k} + row * H + unit, mask=live, other=0.0)")
+            self.line(f"v{number[k]} = load_(state{k} + row * H + unit, live, DIRECT)")
         for k in self.whole_states():
             self.line(f"w{number[k]} = tl.load(state{k} + row * H + all_units, mask=all_live, other=0.0)")
         for p, node in enumerate(plan.inputs):
-            self.line(f"next{node} = tl.load(inputs + (row * {P} + {p}) * H + unit, mask=live, other=0.0)")
+            self.line(f"next{node} = load_(inputs + (row * {P} + {p}) * H + unit, live, DIRECT)")
         self.line("for t in range(0, T):")
         self.line("t64 = tl.cast(t, tl.int64)", 2)
         for node in plan.inputs:
@@ -289,7 +342,7 @@ class Forward(Kernel):
         if plan.inputs:
             self.line(f"here = inputs + tl.minimum(t64 + 1, T - 1) * ({P} * B * H)", 2)
         for p, node in enumerate(plan.inputs):
-            self.line(f"next{node} = tl.load(here + (row * {P} + {p}) * H + unit, mask=live, other=0.0)", 2)
+            self.line(f"next{node} = load_(here + (row * {P} + {p}) * H + unit, live, DIRECT)", 2)
         self.step(2)
         if self.plan.states:
             self.line("if RAGGED:", 2)
@@ -298,7 +351,7 @@ class Forward(Kernel):
             self.line(f"after{k} = {self.tile(node)}", 2)
             self.line("if RAGGED:", 2)
             self.line(f"after{k} = tl.where(active, after{k}, v{number[k]})", 3)
-            self.line(f"tl.store(state{k} + (t64 + 1) * (B * H) + row * H + unit, after{k}, mask=live)", 2)
+            self.line(f"store_(state{k} + (t64 + 1) * (B * H) + row * H + unit, after{k}, live, DIRECT)", 2)
         whole = self.whole_states()
         if whole:
             self.line("if NB > 1:", 2)
@@ -312,12 +365,12 @@ class Forward(Kernel):
                 )
             self.line("else:", 2)
             for k in whole:
-                self.line(f"w{number[k]} = tl.where(live, after{k}, 0.0) if HP != H else after{k}", 3)
+                self.line(f"w{number[k]} = tl.where(live, after{k}, 0.0) if BN * NB != H else after{k}", 3)
         if S:
             self.line("if KEEP:", 2)
             self.line(f"here = saved + t64 * ({S} * B * H)", 3)
             for s, node in enumerate(plan.saved):
-                self.line(f"tl.store(here + (row * {S} + {s}) * H + unit, {self.tile(node)}, mask=live)", 3)
+                self.line(f"store_(here + (row * {S} + {s}) * H + unit, {self.tile(node)}, live, DIRECT)", 3)
         for k in states:
             self.line(f"v{number[k]} = after{k}", 2)
         return "\n".join(self.lines) + "\n"
@@ -345,7 +398,7 @@ class Backward(Kernel):
         self.head("backward")
         grads = {k: numbers.get(("grad", k), f"_grad{k}") for k in states}
         for k in states:
-            self.line(f"v{grads[k]} = tl.load(grad{k} + row * H + unit, mask=live, other=0.0)")
+            self.line(f"v{grads[k]} = load_(grad{k} + row * H + unit, live, DIRECT)")
         loads = [("grad_h_now", "grad_h", "grad_h_t", "row * grad_h_b + unit")]
         for k in plan.states_read():
             loads.append((f"v{numbers[('state', k)]}", f"state{k}", "(B * H)", "row * H + unit"))
@@ -355,7 +408,7 @@ class Backward(Kernel):
                 loads.append((f"v{node}", "saved", f"({S} * B * H)", offset))
         self.line("t64 = tl.cast(T - 1, tl.int64)")
         for name, pointer, step, offset in loads:
-            self.line(f"next_{name} = tl.load({pointer} + t64 * {step} + {offset}, mask=live, other=0.0)")
+            self.line(f"next_{name} = load_({pointer} + t64 * {step} + {offset}, live, DIRECT)")
         self.line("for before_end in range(0, T):")
         self.line("t = T - 1 - before_end", 2)
         self.line("t64 = tl.cast(t, tl.int64)", 2)
@@ -363,7 +416,7 @@ class Backward(Kernel):
         for name, *_ in loads:
             self.line(f"{name} = next_{name}", 2)
         for name, pointer, step, offset in loads:
-            self.line(f"next_{name} = tl.load({pointer} + last64 * {step} + {offset}, mask=live, other=0.0)", 2)
+            self.line(f"next_{name} = load_({pointer} + last64 * {step} + {offset}, live, DIRECT)", 2)
         self.line(f"v{grads[0]} += grad_h_now", 2)
         for state in self.whole_states():
             raise AssertionError(f"a gradient that multiplies state {state} again")
@@ -375,7 +428,7 @@ class Backward(Kernel):
             self.line(f"column = {self.tile(node)}", 2)
             self.line("if RAGGED:", 2)
             self.line("column = tl.where(active, column, 0.0)", 3)
-            self.line(f"tl.store(here + (row * {D} + {d}) * H + unit, column, mask=live)", 2)
+            self.line(f"store_(here + (row * {D} + {d}) * H + unit, column, live, DIRECT)", 2)
         for k, node in enumerate(plan.gradient.state):
             self.line(f"before{k} = {self.tile(node)}", 2)
             self.line("if RAGGED:", 2)
@@ -383,5 +436,5 @@ class Backward(Kernel):
         for k in states:
             self.line(f"v{grads[k]} = before{k}", 2)
         for k in states:
-            self.line(f"tl.store(first{k} + row * H + unit, v{grads[k]}, mask=live)")
+            self.line(f"store_(first{k} + row * H + unit, v{grads[k]}, live, DIRECT)")
         return "\n".join(self.lines) + "\n"

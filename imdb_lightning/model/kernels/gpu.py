@@ -43,6 +43,7 @@ class Launch(NamedTuple):
     NB: int  # programs that share the units
     M: int  # reviews of a program
     groups: int  # of reviews that run at once
+    warps: int
 
 
 class Chip(NamedTuple):
@@ -83,7 +84,7 @@ def launch(kernel: Kernel, H: int, B: int, exact: bool, chip: Chip, most: int = 
     if not fitting or groups == 0:
         raise TooLargeError(f"{len(kernel.blocks)} matrices of {H} x {H} do not fit on the GPU")
     M = min(fitting, key=lambda M: (-(-B // (M * groups)), M))
-    return Launch(HP, BN, NB, M, groups)
+    return Launch(HP, BN, NB, M, groups, 8 if BN > 64 else 4)
 
 
 class GpuLoops:
@@ -166,7 +167,7 @@ class GpuLoops:
                 counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
             lengths = like if lengths_B is None else lengths_B
             function = (self.module.forward, self.module.backward)[which]
-            options: dict[str, Any] = {"num_warps": 4}
+            options: dict[str, Any] = {"num_warps": at.warps}
             if at.NB > 1 and like.is_cuda:
                 options["launch_cooperative_grid"] = True
             try:
@@ -176,10 +177,11 @@ class GpuLoops:
                             *pointers,
                             *matrices,
                             *(lengths, exchange, counters, T, B, first * at.M),
-                            *(H, at.HP, at.BN, at.NB, at.M),
+                            *(H, at.HP, at.BN, at.NB, 1 << (at.NB - 1).bit_length(), at.M),
                             PRECISION="tf32x3" if exact else "tf32",
                             RAGGED=lengths_B is not None,
                             KEEP=keep,
+                            DIRECT=like.is_cuda and torch.version.hip is None,
                             **options,
                         )
                 return

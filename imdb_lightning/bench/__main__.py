@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
             bench.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
             bench.add_argument("--minutes", type=float, default=8.0, help="limit of the whole run")
             bench.add_argument("--output", type=Path, default=Path("outputs/bench/gpu"))
+            bench.add_argument("--read", type=Path, metavar="JSON", help="print kept figures instead")
             bench.add_argument("--stages", nargs="+", choices=GPU_STAGES, default=list(GPU_STAGES))
         if name not in ("step", "saving"):
             bench.add_argument(
@@ -180,7 +181,11 @@ def gpu(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from .gpu import gpu
+    from .gpu_layers import print_table
 
+    if options.read:
+        print_table(json.loads(options.read.read_text("utf-8"))["layers"])
+        sys.exit(0)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("imdb_lightning: there is no GPU here; --device cpu tries the bench", file=sys.stderr)
         sys.exit(2)

@@ -72,14 +72,18 @@ def launch(kernel: Kernel, H: int, B: int, exact: bool, chip: Chip, most: int = 
     HP = max(16, 1 << (H - 1).bit_length())
     size = 8 if exact else 4
     matrices = max(1, len(kernel.blocks)) * HP
-    whole = len(kernel.multiplied()) * HP
+    state = len(kernel.multiplied()) * HP
+
+    def taken(BN: int, M: int) -> int:
+        return (matrices * BN + state * M) * size
+
     BN = HP
-    if (matrices * HP + whole * 8) * size > room:
-        while BN > 16 and matrices * BN * size > TOGETHER:
+    if taken(HP, 8) > room:
+        while BN > 16 and (matrices * BN * size > TOGETHER or taken(BN, 8) > room):
             BN //= 2
     NB = -(-H // BN)
     groups = chip.processors // NB  # that can run at once, one program a multiprocessor
-    fitting = [M for M in (8, 16, 32) if (matrices * BN + whole * M) * size <= room]
+    fitting = [M for M in (8, 16, 32) if taken(BN, M) <= room]
     fitting = [M for M in fitting if M <= most]
     if not fitting or groups == 0:
         raise TooLargeError(f"{len(kernel.blocks)} matrices of {H} x {H} do not fit on the GPU")
@@ -167,7 +171,7 @@ class GpuLoops:
                 counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
             lengths = like if lengths_B is None else lengths_B
             function = (self.module.forward, self.module.backward)[which]
-            options: dict[str, Any] = {"num_warps": at.warps}
+            options: dict[str, Any] = {"num_warps": at.warps, "enable_fp_fusion": True}
             if at.NB > 1 and like.is_cuda:
                 options["launch_cooperative_grid"] = True
             try:

@@ -1,0 +1,67 @@
+"""The Triton kernels without a GPU: their numbers by Triton's interpreter, and what they take.
+
+pytest tests/model/test_triton.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model.papers import CELLS
+
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+
+ROOT = Path(__file__).parents[2]
+
+
+def child(folder: Path, *arguments: str, **variables: str) -> Any:
+    """In a process of its own: Triton reads its mode when it is imported, and may abort."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model.triton_child", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_CACHE_DIR": str(folder / "triton")} | variables,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_interpreted_kernels_are_the_loop_to_float32(tmp_path: Path) -> None:
+    errors = child(tmp_path, "interpret", TRITON_INTERPRET="1")
+    assert set(errors) == set(CELLS)
+    assert {name: error for name, error in errors.items() if not error < 2e-5} == {}
+
+
+@pytest.mark.parametrize(
+    ("arch", "cells", "sizes"),
+    [
+        ("90", "lstm,gru_before", "64"),
+        *(
+            pytest.param(arch, "lstm,gru_before,peephole,minimal", "64,128,256", marks=pytest.mark.slow)
+            for arch in ("80", "90")
+        ),
+    ],
+)
+def test_kernels_keep_to_the_registers_and_memory_of_the_chip(
+    arch: str, cells: str, sizes: str, tmp_path: Path
+) -> None:
+    kernels = child(tmp_path, "compile", arch, cells, sizes)
+    assert len(kernels) == 2 * len(cells.split(",")) * len(sizes.split(","))
+    for kernel in kernels:
+        assert kernel["shared"] <= kernel["limit"], kernel
+        assert kernel["registers"] <= 255, kernel
+        # Bytes a thread, of which a step touches some: none at all where one program has all.
+        assert kernel["spilled"] <= (0 if kernel["kernel"].endswith("64") else 512), kernel
+        # Numbers go between memory and the matrix units' registers without a detour.
+        assert kernel["conversions"] == 0, kernel

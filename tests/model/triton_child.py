@@ -1,0 +1,140 @@
+"""What tests/model/test_triton.py runs in a process of its own; prints JSON.
+
+python -m tests.model.triton_child interpret      with TRITON_INTERPRET=1: errors against float64
+python -m tests.model.triton_child compile 90 lstm,gru_before 64,128     registers, spills, memory
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imdb_lightning import Cell
+from imdb_lightning.model.backbones import Unrolled
+from imdb_lightning.model.kernels.gpu import Chip, GpuLoops, launch
+from imdb_lightning.model.kernels.sequence import Generated
+from tests.model.papers import CELLS
+
+
+CHIPS = {"80": Chip(108, 163 * 1024), "90": Chip(132, 227 * 1024)}
+SIZES = [(4, 5, 5, 16, True), (3, 9, 6, 20, False), (2, 1, 3, 1, False)]  # T, B, I, H, ragged
+
+
+def results(run: Any, cell: Cell, x: Tensor, state: Any, lengths: Any) -> list[Tensor]:
+    given = [tensor.detach().requires_grad_() for tensor in (x, *state)]
+    h, last = run(given[0], tuple(given[1:]), lengths)
+    random = torch.Generator().manual_seed(1)
+    weights = [torch.randn(o.shape, generator=random, dtype=torch.float64) for o in (h, *last)]
+    total = sum((w * o).sum() for w, o in zip(weights, (h, *last), strict=True))
+    assert isinstance(total, Tensor)
+    return [h, *last, *torch.autograd.grad(total, [*given, *cell.parameters()])]
+
+
+def interpret() -> dict[str, float]:
+    """The worst |result - exact| / |exact| of each cell."""
+    torch.manual_seed(0)
+    worst: dict[str, float] = {}
+    for name, make in CELLS.items():
+        for T, B, I, H, ragged in SIZES:
+            cell = make(I, H)
+            generated = Generated(cell, cell.states)
+            loops = GpuLoops(generated.plan)
+            x, state = torch.randn(T, B, I), tuple(torch.randn(B, H) for _ in range(cell.states))
+            lengths = torch.randint(1, T + 1, (B,)) if ragged else None
+
+            def run(x: Tensor, state: Any, lengths: Any) -> Any:
+                return generated(cell, loops, x, state, lengths)  # noqa: B023  called at once
+
+            found = results(run, cell, x, state, lengths)
+            twin = copy.deepcopy(cell).double()
+            doubles = tuple(s.double() for s in state)
+            exact = results(Unrolled(twin), twin, x.double(), doubles, lengths)
+            for mine, target in zip(found, exact, strict=True):
+                error = ((mine - target).norm() / target.norm().clamp(min=1e-3)).item()
+                worst[name] = max(worst.get(name, 0.0), error)
+    return worst
+
+
+def compiled(arch: str, names: list[str], sizes: list[int]) -> list[dict[str, Any]]:
+    """Registers, spilled bytes and shared memory of both kernels of each cell at each size."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import get_ptxas
+    from triton.compiler import ASTSource
+
+    ptxas = get_ptxas(int(arch)).path
+    found = []
+    for name in names:
+        for H in sizes:
+            cell = CELLS[name.replace("_", " ")](H, H)
+            loops = GpuLoops(Generated(cell, cell.states).plan)
+            for which, function in enumerate((loops.module.forward, loops.module.backward)):
+                at = launch(loops.kernels[which], H, 64, False, CHIPS[arch])
+                constants = {
+                    **{"H": H, "HP": at.HP, "BN": at.BN, "NB": at.NB, "M": at.M},
+                    **{"NBP": 1 << (at.NB - 1).bit_length(), "PRECISION": "tf32"},
+                    **{"RAGGED": False, "KEEP": True, "DIRECT": True},
+                }
+                types = {n: argument_type(n, constants) for n in function.arg_names}
+                aligned = {
+                    (i,): [["tt.divisibility", 16]]
+                    for i, n in enumerate(function.arg_names)
+                    if n not in ("T", "B", "first", *constants)
+                }
+                kernel = triton.compile(
+                    ASTSource(function, types, constants, aligned),
+                    target=GPUTarget("cuda", int(arch), 32),
+                    options={"num_warps": at.warps, "enable_fp_fusion": True},
+                )
+                with tempfile.TemporaryDirectory() as folder:
+                    file = Path(folder, "kernel.ptx")
+                    file.write_text(kernel.asm["ptx"])
+                    target = re.search(r"\.target (\w+)", kernel.asm["ptx"])
+                    assert target is not None
+                    command = [ptxas, f"-arch={target[1]}", "-v", file, "-o"]
+                    said = subprocess.run(
+                        [*command, file.with_suffix(".cubin")],
+                        capture_output=True,
+                        text=True,
+                        check=True,
+                    ).stderr
+                registers = re.search(r"Used (\d+) registers", said)
+                spilled = re.findall(r"(\d+) bytes spill", said)
+                assert registers is not None
+                body = kernel.asm["ttgir"].partition("scf.for")[2]
+                found.append(
+                    {
+                        "kernel": f"{name} {('forward', 'backward')[which]} {H}",
+                        "registers": int(registers[1]),
+                        "spilled": sum(map(int, spilled)),
+                        "shared": kernel.metadata.shared,
+                        "limit": CHIPS[arch].memory,
+                        "conversions": body.count("convert_layout"),
+                    }
+                )
+    return found
+
+
+def argument_type(name: str, constants: dict[str, Any]) -> str:
+    if name in constants:
+        return "constexpr"
+    if name in ("T", "B", "first") or name.endswith(("_k", "_n", "_t", "_b")):
+        return "i32"
+    return {"lengths": "*i64", "counters": "*i32"}.get(name, "*fp32")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "interpret":
+        print(json.dumps(interpret()))
+    else:
+        cells, widths = sys.argv[3].split(","), [int(H) for H in sys.argv[4].split(",")]
+        print(json.dumps(compiled(sys.argv[2], cells, widths)))

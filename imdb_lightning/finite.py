@@ -103,7 +103,7 @@ class Finite(Callback):
         numbers = torch.stack([torch.stack(losses).mean(), nn.utils.get_total_norm(gradients)])
         bad = numbers.isfinite().all().logical_not().float()
         self.spoilt = bad if self.spoilt is None else torch.maximum(self.spoilt, bad)
-        optimizer.found_inf = self.spoilt  # type: ignore[attr-defined]  as a gradient scaler does
+        setattr(optimizer, "found_inf", self.spoilt)  # noqa: B010  as a gradient scaler does
         if self.slots is None:
             self.slots = torch.empty(SLOTS, 2, pin_memory=True)
         if len(self.pending) == SLOTS:

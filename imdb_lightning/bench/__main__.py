@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
             bench.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
             bench.add_argument("--minutes", type=float, default=8.0, help="limit of the whole run")
             bench.add_argument("--output", type=Path, default=Path("outputs/bench/gpu"))
-            bench.add_argument("--read", type=Path, metavar="JSON", help="print kept figures instead")
+            bench.add_argument(
+                "--read", type=Path, metavar="JSON", help="print kept figures instead"
+            )
             bench.add_argument("--stages", nargs="+", choices=GPU_STAGES, default=list(GPU_STAGES))
         if name not in ("step", "saving"):
             bench.add_argument(

@@ -26,7 +26,9 @@ from .gpu_layers import Size
 from .timing import table
 
 
-OTHERS = [f"tests.model.papers.{name}" for name in ("PeepholeLSTM", "LayerNormLSTM", "MinimalGatedUnit")]
+OTHERS = [
+    f"tests.model.papers.{name}" for name in ("PeepholeLSTM", "LayerNormLSTM", "MinimalGatedUnit")
+]
 EPOCHS = {
     "report/lstm": ["experiment=report/lstm"],
     "report/custom_lstm": ["experiment=report/custom_lstm"],
@@ -81,7 +83,9 @@ class Bench:
         return self.figures
 
     def save(self) -> None:
-        durable.write(self.folder / "gpu.json", (json.dumps(self.figures, indent=1) + "\n").encode())
+        durable.write(
+            self.folder / "gpu.json", (json.dumps(self.figures, indent=1) + "\n").encode()
+        )
 
     def command(self, *arguments: str, module: str = "imdb_lightning") -> str:
         """The output of `python -m module`. Raises RuntimeError with its end where it fails."""
@@ -115,7 +119,17 @@ def tests(bench: Bench) -> Any:
         return "they need a GPU"
     log = bench.folder / "tests.txt"
     workers = min(12, os.cpu_count() or 1)
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:benchmark", "-v", "--tb=short"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-p",
+        "no:benchmark",
+        "-v",
+        "--tb=short",
+    ]
     command += [f"--numprocesses={workers}", f"--maxprocesses={workers}", "--dist=worksteal"]
     most = max(1, min(bench.left, 180))
     with log.open("wb") as file:
@@ -234,7 +248,9 @@ def mixed(bench: Bench) -> Any:
             )
             metrics = json.loads((path / "metrics.json").read_text())
             last = metrics["epochs"][-1]
-            found[f"{model} {precision}"] = {k: last[k] for k in ("train/loss", "val/acc", "seconds")}
+            found[f"{model} {precision}"] = {
+                k: last[k] for k in ("train/loss", "val/acc", "seconds")
+            }
         print(found, flush=True)
     return found
 
@@ -272,7 +288,9 @@ STAGES = {
 }
 
 
-def gpu(device: str, minutes: float, folder: Path, rounds: int, stages: list[str]) -> dict[str, Any]:
+def gpu(
+    device: str, minutes: float, folder: Path, rounds: int, stages: list[str]
+) -> dict[str, Any]:
     """Run the stages and return their figures, which are in folder/gpu.json after each stage."""
     bench = Bench(device, minutes, folder, rounds)
     if device == "cuda":

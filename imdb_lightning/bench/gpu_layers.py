@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..model.backbones import Unrolled
 from ..model.cells import Cell, GRUCell, LSTMCell, RNNCell
 from ..model.fused import Fused, unrolled
-from ..model.kernels import vendor
+from ..model.kernels import precision, vendor
 from ..model.kernels.cuda import CudaSequence
 from .timing import Times, in_turn, on_cpu, on_gpu, on_gpu_alone, table
 
@@ -83,7 +83,7 @@ def one_size(
 ) -> list[dict[str, Any]]:
     """Figures of each layer: milliseconds and relative errors against float64."""
     if device == "cuda":
-        torch.backends.cudnn.rnn.fp32_precision = "ieee" if exact else "tf32"
+        precision.rnn.fp32_precision = "ieee" if exact else "tf32"
     torch.manual_seed(0)
     H, B, T = size
     layers = subjects(cells, H, device, graphs)
@@ -163,7 +163,7 @@ def prepare(task: tuple[str, Size, bool]) -> float:
     """Compile what a cell needs at a size into Triton's cache; seconds."""
     name, size, exact = task
     started = time.perf_counter()
-    torch.backends.cudnn.rnn.fp32_precision = "ieee" if exact else "tf32"
+    precision.rnn.fp32_precision = "ieee" if exact else "tf32"
     layer = By(cell_of(name)(size.H, size.H), "Triton").cuda()
     x_TBI = torch.randn(2, size.B, size.H, device="cuda")
     run_both(layer, x_TBI, torch.ones_like(x_TBI))

@@ -75,13 +75,13 @@ class Fused(nn.Module):
             return unrolled(cell, x_TBI, state, lengths_B)
         dtype = next(cell.parameters()).dtype
         with torch.autocast(x_TBI.device.type, enabled=False):
-            x_TBI, *state = (tensor.to(dtype).contiguous() for tensor in (x_TBI, *state))
+            x_TBI, *first = (tensor.to(dtype).contiguous() for tensor in (x_TBI, *state))
             if lengths_B is not None:
                 lengths_B = lengths_B.to(x_TBI.device, torch.int64).contiguous()
             if x_TBI.is_cuda:
-                return self._on_gpu(x_TBI, tuple(state), lengths_B)
+                return self._on_gpu(x_TBI, tuple(first), lengths_B)
             weights = Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-            inputs = [x_TBI, *state]
+            inputs = [x_TBI, *first]
             keep = torch.is_grad_enabled()
             passes = self._passes(*weights, *inputs)
             h_TBH, *last = WholeSequence.apply(passes, keep, lengths_B, *weights, *inputs)
@@ -92,7 +92,7 @@ class Fused(nn.Module):
     ) -> tuple[Tensor, State]:
         if self.on_gpu is None:
             from .kernels.cuda import CudaSequence
-            
+
             self.on_gpu = CudaSequence(self.cell, unrolled)
         return self.on_gpu(x_TBI, state, lengths_B)
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from imdb_lightning import Cell
 from imdb_lightning.model.backbones import Unrolled
-from imdb_lightning.model.classifier import LOSSES, Classifier
+from imdb_lightning.model.cells import State
+from imdb_lightning.model.classifier import LOSSES, Batch, Classifier
 from imdb_lightning.model.fused import Fused, unrolled
+from imdb_lightning.model.kernels import precision as rounding
 from imdb_lightning.model.kernels import vendor
 from imdb_lightning.model.kernels.cuda import WAYS, CudaSequence
 from imdb_lightning.model.network import POOLINGS
@@ -45,18 +47,18 @@ BOUNDS = {"ieee": 3e-5, "tf32": 3e-2}
 
 @pytest.fixture
 def precision(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = torch.backends.cudnn.rnn.fp32_precision
-    torch.backends.cudnn.rnn.fp32_precision = request.param
+    before = rounding.rnn.fp32_precision
+    rounding.rnn.fp32_precision = request.param
     yield request.param
-    torch.backends.cudnn.rnn.fp32_precision = before
+    rounding.rnn.fp32_precision = before
 
 
 @pytest.fixture
 def exact_products() -> Iterator[None]:
-    before = torch.backends.cudnn.rnn.fp32_precision
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    before = rounding.rnn.fp32_precision
+    rounding.rnn.fp32_precision = "ieee"
     yield
-    torch.backends.cudnn.rnn.fp32_precision = before
+    rounding.rnn.fp32_precision = before
 
 
 class By(nn.Module):
@@ -95,8 +97,8 @@ def error(found: list[Tensor], expected: list[Tensor]) -> float:
     )
 
 
-def on_gpu(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.detach().cuda() for tensor in tensors)
+def on_gpu(x: Tensor, state: State) -> tuple[Tensor, State]:
+    return x.detach().cuda(), tuple(tensor.detach().cuda() for tensor in state)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +120,9 @@ def test_every_way_is_the_loop(
     cell = CELLS[name](I, H)
     x, state, lengths = inputs(cell, T, B, ragged, torch.float32)
     expected = exact(cell, x, state, lengths)
-    x, *state = on_gpu(x, *state)
+    x, state = on_gpu(x, state)
     layer = By(copy.deepcopy(cell).cuda(), way)
-    found = results(layer, x, tuple(state), None if lengths is None else lengths.cuda())
+    found = results(layer, x, state, None if lengths is None else lengths.cuda())
     assert layer.sequence.by == way
     assert error(found, expected) < BOUNDS[precision]
 
@@ -133,8 +135,8 @@ def test_the_interpreter_in_float64_is_the_cpus(name: str) -> None:
     expected = exact(cell, x, state, lengths)
     layer = By(copy.deepcopy(cell).cuda(), "CUDA graphs")
     assert lengths is not None
-    x, *state = on_gpu(x, *state)
-    assert error(results(layer, x, tuple(state), lengths.cuda()), expected) < 1e-11
+    x, state = on_gpu(x, state)
+    assert error(results(layer, x, state, lengths.cuda()), expected) < 1e-11
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -144,12 +146,12 @@ def test_the_same_twice_and_nothing_after_the_end_is_read(name: str) -> None:
     x, state, lengths = inputs(cell.cpu(), 30, 20, True, torch.float32)
     cell = cell.cuda()
     assert lengths is not None
-    x, *state = on_gpu(x, *state)
+    x, state = on_gpu(x, state)
     after = torch.arange(30)[:, None] >= lengths
     garbage = x.masked_fill(after[:, :, None].cuda(), torch.nan)
     layer = By(cell, "Triton", "CUDA graphs")
     first, second, third = (
-        results(layer, values, tuple(state), lengths.cuda()) for values in (x, x, garbage)
+        results(layer, values, state, lengths.cuda()) for values in (x, x, garbage)
     )
     for one, two, three in zip(first, second, third, strict=True):
         assert torch.equal(one, two)
@@ -195,9 +197,9 @@ def test_a_cell_that_is_too_wide_for_the_chip_runs_under_cuda_graphs(exact_produ
     cell = CELLS["peephole"](8, 1100)
     x, state, _ = inputs(cell, 3, 2, False, torch.float32)
     expected = exact(cell, x, state, None)
-    x, *state = on_gpu(x, *state)
+    x, state = on_gpu(x, state)
     layer = By(copy.deepcopy(cell).cuda(), *WAYS)
-    assert error(results(layer, x, tuple(state), None), expected) < 3e-5
+    assert error(results(layer, x, state, None), expected) < 3e-5
     assert layer.sequence.by == "CUDA graphs"
 
 
@@ -209,7 +211,7 @@ def network(*overrides: str) -> Classifier:
     return Classifier.from_config({**cfg.model, "vocab_size": 50}, cfg.optim)
 
 
-def batch() -> tuple[Tensor, ...]:
+def batch() -> Batch:
     random = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 13, (9,), generator=random)
     tokens = torch.randint(1, 50, (9, 12), generator=random)
@@ -231,7 +233,8 @@ def test_networks_give_the_cpus_loss_and_gradients(overrides: str, exact_product
     twin = copy.deepcopy(net).double()
     values = []
     for model, device in ((net.cuda(), "cuda"), (twin, "cpu")):
-        loss = model.batch_loss(tuple(tensor.to(device) for tensor in batch()))
+        tokens, lengths, labels, index = (tensor.to(device) for tensor in batch())
+        loss = model.batch_loss((tokens, lengths, labels, index))
         grads = torch.autograd.grad(loss, [*model.parameters()])
         values.append([loss.detach().double().cpu(), *(g.double().cpu() for g in grads)])
     for mine, target in zip(*values, strict=True):
@@ -242,7 +245,8 @@ def test_networks_give_the_cpus_loss_and_gradients(overrides: str, exact_product
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
 def test_mixed_precision_stays_near_float32(name: str, dtype: torch.dtype, bound: float) -> None:
     net = network(f"model={name}").cuda()
-    given = tuple(tensor.cuda() for tensor in batch())
+    tokens, lengths, labels, index = (tensor.cuda() for tensor in batch())
+    given = tokens, lengths, labels, index
     exact = net.double().batch_loss(given).item()
     net.float()
     with torch.autocast("cuda", dtype=dtype):

@@ -19,7 +19,7 @@ from imdb_lightning.model.backbones import Unrolled
 from imdb_lightning.model.cells import State
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.model.compiled import Compiled
-from imdb_lightning.model.fused import PORTABLE, Fused
+from imdb_lightning.model.fused import Fused
 from imdb_lightning.model.kernels import library
 from imdb_lightning.model.network import layer_maker
 from tests.conftest import composed
@@ -266,7 +266,9 @@ def test_a_cell_of_the_users_own_is_unrolled_on_a_cpu_and_one_line_says_so(
     x = torch.randn(4, 3, 2)
     for _ in range(2):
         layer = layer_maker(model)(2, 2)
-        assert torch.equal(layer(x)[0], Unrolled(layer.cell)(x)[0])
+        (cell,) = layer.children()
+        assert isinstance(cell, Cell)
+        assert torch.equal(layer(x)[0], Unrolled(cell)(x)[0])
     (line,) = caplog.messages
     assert "Mine has no fused form" in line
     assert "model.implementation=compile" in line

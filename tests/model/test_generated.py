@@ -5,7 +5,6 @@ pytest tests/model/test_generated.py
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from itertools import product
 
@@ -23,10 +22,12 @@ from tests.model.papers import CELLS, HighwayCell
 from tests.model.test_fused import everything, inputs
 
 
+# What is kept of a step, and the gradient columns that wait for the end: as few as by hand.
+PLANS = {"rnn": (1, 1), "lstm": (5, 4), "gru after": (4, 4), "gru before": (4, 3), "indrnn": (1, 2)}
 SIZES = [(7, 5, 5, 8), (4, 3, 6, 6), (3, 1, 3, 1), (5, 2, 1, 17)]  # T, B, I, H
 
 
-def generated(cell: Cell) -> Callable[..., tuple[Tensor, State]]:
+def generated(cell: Cell) -> torch.nn.Module:
     made = Generated(cell, cell.states)
     loops = Interpreter(made.plan)
 
@@ -35,9 +36,7 @@ def generated(cell: Cell) -> Callable[..., tuple[Tensor, State]]:
             super().__init__()
             self.cell = cell
 
-        def forward(
-            self, x: Tensor, state: State, lengths: Tensor | None
-        ) -> tuple[Tensor, State]:
+        def forward(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
             return made(self.cell, loops, x, state, lengths)
 
     return Layer()
@@ -57,3 +56,85 @@ def test_the_interpreted_plan_is_the_loop(
     expected = everything(Unrolled(cell), x, state, lengths)
     for mine, target in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
         torch.testing.assert_close(mine, target, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_the_input_may_enter_beside_its_product(ragged: bool) -> None:
+    torch.manual_seed(0)
+    cell = HighwayCell(6, 6).double()
+    x, state, lengths = inputs(cell, 5, 3, ragged, torch.float64)
+    found = everything(generated(cell), x, state, lengths)
+    expected = everything(Unrolled(cell), x, state, lengths)
+    for mine, target in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        torch.testing.assert_close(mine, target, rtol=1e-9, atol=1e-11)
+    with pytest.raises(CannotGenerateError, match="the input enters outside a product"):
+        Generated(WiderInput(4, 6), 1)
+
+
+@pytest.mark.parametrize("name", ["gru before", "layer norm", "fastgrnn"])
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    torch.manual_seed(1)
+    cell = CELLS[name](3, 2).double()
+    layer = generated(cell)
+    x, state, lengths = inputs(cell, 4, 3, True, torch.float64)
+
+    def run(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        states, weights = values[: cell.states], values[cell.states :]
+        named = dict(zip([n for n, _ in layer.named_parameters()], weights, strict=True))
+        h, last = torch.func.functional_call(layer, named, (x, states, lengths))
+        return h, *last
+
+    assert torch.autograd.gradcheck(run, (x, *state, *layer.parameters()))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_keeps_no_more_than_it_must(name: str) -> None:
+    cell = CELLS[name](5, 8)
+    plan = Generated(cell, cell.states).plan
+    assert (len(plan.saved), len(plan.columns)) == PLANS[name]
+
+
+def test_tracing_draws_no_random_numbers() -> None:
+    cell = CELLS["lstm"](3, 4)
+    before = torch.get_rng_state()
+    Generated(cell, cell.states)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class OneMatrix(Cell):
+    """A state of `function(W_ih x + b_ih + W_hh h, h)`."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(3, 4, gates=1)
+        self.function = function
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        total = projected_x + torch.nn.functional.linear(state[0], self.weight_hh)
+        return (self.function(total, state[0]),)
+
+
+class WiderInput(OneMatrix):
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        Cell.__init__(self, input_size, hidden_size, gates=1)
+
+    def forward(self, x_BI: Tensor, state: State) -> State:
+        return (torch.tanh(self.project(x_BI)) * x_BI.sum(1, keepdim=True) + state[0],)
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "randomness": (lambda v, h: v * torch.rand_like(v), "rand"),
+    "dropout": (lambda v, h: torch.dropout(v, 0.5, True), "the operation"),
+    "if on data": (lambda v, h: v if v.sum() > 0 else -v, "it cannot be traced: .*DataDependent"),
+    "reviews that see one another": (lambda v, h: v - v.mean(0), "a mean over reviews|VectorGrad"),
+    "a product of two states": (lambda v, h: v @ (h.T @ h), "a product of two tensors"),
+    "part of a gate": (lambda v, h: torch.cat([v[:, :3], h[:, :1]], 1), "cut a gate of 4 units"),
+    "an operation that is not listed": (lambda v, h: torch.atan(v), "the operation atan"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_kernel_can_be_made_of_is_refused_in_one_line(name: str) -> None:
+    function, message = REFUSED[name]
+    with pytest.raises(CannotGenerateError, match=message) as error:
+        Generated(OneMatrix(function), 1)
+    assert "\n" not in str(error.value)

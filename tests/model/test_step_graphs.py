@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from imdb_lightning.model.classifier import Classifier
+from imdb_lightning.model.classifier import Batch, Classifier
 from imdb_lightning.model.network import POOLINGS
 from imdb_lightning.model.step_graphs import StepGraphs
-from tests.model.test_fused import composed
+from tests.conftest import composed
 
 
 def classifier(pooling: str) -> Classifier:
@@ -22,7 +21,7 @@ def classifier(pooling: str) -> Classifier:
     return Classifier.from_config(options, cfg.optim).double()
 
 
-def batch(T: int, seed: int) -> tuple[Tensor, ...]:
+def batch(T: int, seed: int) -> Batch:
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, T + 1, (5,), generator=random)
     lengths[0] = T

@@ -48,7 +48,9 @@ def test_interpreted_kernels_are_the_loop_to_float32(tmp_path: Path) -> None:
     [
         ("90", "lstm,gru_before", "64"),
         *(
-            pytest.param(arch, "lstm,gru_before,peephole,minimal", "64,128,256", marks=pytest.mark.slow)
+            pytest.param(
+                arch, "lstm,gru_before,peephole,minimal", "64,128,256", marks=pytest.mark.slow
+            )
             for arch in ("80", "90")
         ),
     ],
@@ -61,7 +63,8 @@ def test_kernels_keep_to_the_registers_and_memory_of_the_chip(
     for kernel in kernels:
         assert kernel["shared"] <= kernel["limit"], kernel
         assert kernel["registers"] <= 255, kernel
-        # Bytes a thread, of which a step touches some: none at all where one program has all.
-        assert kernel["spilled"] <= (0 if kernel["kernel"].endswith("64") else 512), kernel
+        # Bytes a thread; a step touches some of them.
+        bound = {"64": 0, "128": 64, "256": 2048}[kernel["kernel"].split()[-1]]
+        assert kernel["spilled"] <= bound, kernel
         # Numbers go between memory and the matrix units' registers without a detour.
         assert kernel["conversions"] == 0, kernel

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..cells import State
-from . import vendor
-from .gpu import GpuLoops, fast_precision
+from . import precision, vendor
+from .gpu import GpuLoops
 from .graphs import GraphedLoops
 from .sequence import Generated
 from .trace import CannotGenerateError
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 warn_once = cache(log.warning)
 
 # Relative errors against float64 that a first use may have: of norms, over a few steps.
-TOLERANCE = {"exact": 1e-3, "fast": 5e-2}
+TOLERANCE = {"exact": 1e-3, "tf32": 5e-2}
 
 
 WAYS = ("cuDNN", "Triton", "CUDA graphs")  # the fastest first; what none can do is the loop's
@@ -62,7 +62,7 @@ class CudaSequence:
         if mode is not None and vendor.can(x_TBI) and (alone or vendor.is_faster(mode, x_TBI, H)):
             self.by = "cuDNN"
             return vendor.run(mode, self.cell, x_TBI, state)
-        key = x_TBI.dtype, self.cell.training, fast_precision()
+        key = x_TBI.dtype, self.cell.training, precision.is_tf32()
         if key not in self.found:
             self.found[key] = self._choose(x_TBI)
         choice = self.found[key]
@@ -70,7 +70,7 @@ class CudaSequence:
             self.by = "loop"
             return self.unroll(self.cell, x_TBI, state, lengths_B)
         generated, loops = choice
-        self.by = {"GpuLoops": "Triton", "GraphedLoops": "CUDA graphs"}[type(loops).__name__]
+        self.by = loops.name
         return generated(self.cell, loops, x_TBI, state, lengths_B)
 
     def _choose(self, x_TBI: Tensor) -> tuple[Generated, Any] | None:
@@ -95,7 +95,8 @@ class CudaSequence:
                 warn_once("Triton is not installed: cells run under CUDA graphs, which is slower")
             except Exception as error:  # compilers and drivers fail in many ways
                 lines = str(error).strip().splitlines() or [""]
-                warn_once(f"{name}: {way.__name__} cannot run it: {type(error).__name__}: {lines[0]}")
+                reason = f"{type(error).__name__}: {lines[0]}"
+                warn_once(f"{name} cannot be run by {way.name}: {reason}")
         return None
 
     def _check(self, generated: Generated, loops: Any, like: Tensor) -> None:
@@ -113,18 +114,18 @@ class CudaSequence:
         with torch.enable_grad():
             twin = copy.deepcopy(cell)
             mine = self._results(
-                twin, lambda *given: generated(twin, loops, *given, None), x_TBI, state, grad_TBH
+                twin, lambda x, s: generated(twin, loops, x, s, None), x_TBI, state, grad_TBH
             )
             exact = copy.deepcopy(cell).double()
             doubles = [tensor.double() for tensor in (x_TBI, *state, grad_TBH)]
             theirs = self._results(
                 exact,
-                lambda *given: self.unroll(exact, *given, None),
+                lambda x, s: self.unroll(exact, x, s, None),
                 doubles[0],
                 tuple(doubles[1:-1]),
                 doubles[-1],
             )
-        bound = TOLERANCE["fast" if fast_precision() else "exact"]
+        bound = TOLERANCE["tf32" if precision.is_tf32() else "exact"]
         for value, target in zip(mine, theirs, strict=True):
             error = (value.double() - target).norm() / target.norm().clamp(min=1e-3)
             if not error < bound:  # also where it is no number

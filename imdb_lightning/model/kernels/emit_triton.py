@@ -7,13 +7,16 @@ must run at once: the kernel is launched cooperatively.
 
 Tiles are (units, reviews): a product is weights times state. Numbers go between memory and the
 registers of the matrix units `DIRECT`, where they are: Triton itself would first put each tile into
-the order of memory, which takes as long as the arithmetic of a step. Dimensions: T steps, B reviews, H
-hidden size, P inputs, R rows, S saved groups, D gradient columns, HP: H as a power of two.
+the order of memory, which takes as long as the arithmetic of a step.
+
+Names in the source: v5 is node 5 of the graph at the program's own units, w5 at all units.
+Dimensions: T steps, B reviews, H hidden size, HP: H as a power of two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from .plan import Plan
@@ -88,9 +91,11 @@ def wait_for_all(counter, arrivals):
     tl.debug_barrier()
 '''
 
+COMPARISONS = {"gt": ">", "lt": "<", "ge": ">=", "le": "<=", "eq": "==", "ne": "!="}
 OPERATIONS = {
     **{name: name + "_({})" for name in ("sigmoid", "tanh", "expm1", "log1p")},
     **{name: f"tl.{name}({{}})" for name in "exp log sqrt rsqrt sin cos erf abs".split()},
+    **{name: f"{{}} {sign} {{}}" for name, sign in COMPARISONS.items()},
     "neg": "-{}",
     "reciprocal": "1.0 / {}",
     "sign": "tl.where({0} > 0.0, 1.0, tl.where({0} < 0.0, -1.0, 0.0))",
@@ -100,67 +105,95 @@ OPERATIONS = {
     "div": "{} / {}",
     "maximum": "tl.maximum({}, {})",
     "minimum": "tl.minimum({}, {})",
-    **{name: f"{{}} {sign} {{}}" for name, sign in zip("gt lt ge le eq ne".split(), "> < >= <= == !=".split())},
     "logical_and": "{} & {}",
     "logical_or": "{} | {}",
     "logical_not": "{} == 0",
     "where": "tl.where({}, {}, {})",
 }
-
-
 OVER_UNITS = {"row_sum": ("tl.sum", "0.0"), "row_max": ("tl.max", 'float("-inf")')}
+CONSTANTS = ("H", "HP", "BN", "NB", "NBP", "M", "PRECISION", "RAGGED", "KEEP", "DIRECT")
 
-
-def products(plan: Plan, order: Iterable[int]) -> dict[tuple[int, int, bool, int], int]:
-    """The blocks of matrices that the nodes of `order` need, (part, constant, transposed, group)."""
-    found: dict[tuple[int, int, bool, int], int] = {}
-    for node in order:
-        kind, *rest = plan.graph.nodes[node]
-        if kind == "product":
-            left, c, transposed, g = rest
-            for part in range(len(left)):
-                found.setdefault((part, c, transposed, g), len(found))
-    return found
-
-
-def matrices(plan: Plan) -> list[int]:
-    """The constants that are matrices in the loops."""
-    blocks = (*products(plan, plan.forward), *products(plan, plan.backward))
-    return sorted({c for _, c, _, _ in blocks})
+Block = tuple[int, int, bool, int]
+"""(part, constant, transposed, group): what of a matrix leads from part `part` of a product's left
+operand to group `group` of its result."""
 
 
 def emit(plan: Plan) -> str:
     """The source of the module: `forward` and `backward`."""
-    return "\n\n".join([HEAD, Forward(plan, plan.forward).text(), Backward(plan, plan.backward).text()])
+    return "\n\n".join([HEAD, Forward(plan).text(), Backward(plan).text()])
 
 
 class Kernel:
-    """What the two kernels share. Lines of the step are gathered in `lines`."""
+    """What the two kernels share. Abstract: one has an order of nodes and writes its text."""
 
-    pointers: list[str] = []
+    order: tuple[int, ...]  # of the nodes of a step
+    roots: tuple[int, ...]  # what is kept of them
 
-    def __init__(self, plan: Plan, order: tuple[int, ...]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.order = order
         self.nodes = plan.graph.nodes
-        self.blocks = products(plan, order)
-        self.matrices = matrices(plan)
+        self.states = range(plan.states)
         self.lines: list[str] = []
-        self.exchanged = len(self.slots())
+        self.depth = 0
 
+    @cached_property
+    def blocks(self) -> dict[Block, int]:
+        """The blocks of matrices that a step needs, numbered."""
+        found: dict[Block, int] = {}
+        for left, c, transposed, g in self._products(self.order):
+            for part in range(len(left)):
+                found.setdefault((part, c, transposed, g), len(found))
+        return found
+
+    @cached_property
+    def matrices(self) -> list[int]:
+        """The constants that are matrices in either loop."""
+        both = (*self.plan.forward, *self.plan.backward)
+        return sorted({c for _, c, _, _ in self._products(both)})
+
+    def _products(self, order: tuple[int, ...]) -> list[tuple[tuple[int, ...], int, bool, int]]:
+        nodes = [self.nodes[node] for node in order]
+        return [(rest[0], *rest[1:]) for kind, *rest in nodes if kind == "product"]
+
+    @cached_property
     def multiplied(self) -> list[int]:
         """The operands of products, which are read at all units."""
-        nodes = [self.nodes[node] for node in self.order]
-        return [*dict.fromkeys(o for kind, *rest in nodes if kind == "product" for o in rest[0])]
+        return [*dict.fromkeys(o for left, *_ in self._products(self.order) for o in left)]
 
+    @cached_property
     def whole_states(self) -> list[int]:
         """Of these, the tensors of the state before the step."""
-        return sorted(self.nodes[o][1] for o in self.multiplied() if self.nodes[o][0] == "state")
+        return sorted(self.nodes[o][1] for o in self.multiplied if self.nodes[o][0] == "state")
 
+    @cached_property
     def slots(self) -> list[int]:
         """What programs that share the units exchange within a step: values, and parts of sums."""
-        values = [o for o in self.multiplied() if self.nodes[o][0] != "state"]
+        values = [o for o in self.multiplied if self.nodes[o][0] != "state"]
         return [*values, *(node for node in self.order if self.nodes[node][0] in OVER_UNITS)]
+
+    @cached_property
+    def wide(self) -> set[int]:
+        """What has a value of its own for each unit and review."""
+        found: set[int] = set()
+        for node, (kind, *rest) in enumerate(self.nodes):
+            own = kind in ("state", "grad", "product") or (kind == "input" and rest[0])
+            of_wide = found.intersection(self.plan.graph.operands(node))
+            if own or (kind not in OVER_UNITS and of_wide):
+                found.add(node)
+        return found
+
+    # Text
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """Lines under `head`."""
+        self.line(head)
+        self.depth += 1
+        yield
+        self.depth -= 1
 
     def value(self, node: int) -> str:
         """The name of a tile, or a literal."""
@@ -173,30 +206,37 @@ class Kernel:
         """A value in the full shape of a tile."""
         return self.value(node) if node in self.wide else f"zeros + {self.value(node)}"
 
-    @cached_property
-    def wide(self) -> set[int]:
-        """What has a value of its own for each unit and review."""
-        found: set[int] = set()
-        for node, (kind, *rest) in enumerate(self.nodes):
-            own = kind in ("state", "grad", "product") or (kind == "input" and rest[0])
-            if own or (kind not in ("row_sum", "row_max") and found.intersection(self.plan.graph.operands(node))):
-                found.add(node)
-        return found
+    def own(self, tile: str) -> str:
+        """A program's tile, without what is beyond H."""
+        return f"tl.where(live, {tile}, 0.0) if BN * NB != H else {tile}"
 
-    def line(self, text: str = "", indent: int = 1) -> None:
-        self.lines.append("    " * indent + text if text else "")
+    def load(self, name: str, at: str) -> None:
+        """At the program's own units."""
+        self.line(f"{name} = load_({at} + unit, live, DIRECT)")
 
-    def head(self, name: str) -> None:
+    def store(self, at: str, value: str) -> None:
+        self.line(f"store_({at} + unit, {value}, live, DIRECT)")
+
+    def load_whole(self, name: str, at: str, exchanged: bool = True) -> None:
+        """At all units; `exchanged`: another program has written it, so not from a near cache."""
+        cached = ', cache_modifier=".cg"' if exchanged else ""
+        self.line(f"{name} = tl.load({at} + all_units, mask=all_live, other=0.0{cached})")
+
+    def wait(self) -> None:
+        self.line("arrivals += NB")
+        self.line("wait_for_all(counter, arrivals)")
+
+    def head(self, name: str, pointers: list[str]) -> None:
+        """The signature, and what stays the same over all steps."""
         arguments = [
-            *self.pointers,
+            *pointers,
             *(f"matrix{c}, matrix{c}_k, matrix{c}_n" for c in self.matrices),
             "lengths, exchange, counters, T, B, first",
-            "H: tl.constexpr, HP: tl.constexpr, BN: tl.constexpr, NB: tl.constexpr, NBP: tl.constexpr",
-            "M: tl.constexpr",
-            "PRECISION: tl.constexpr, RAGGED: tl.constexpr, KEEP: tl.constexpr, DIRECT: tl.constexpr",
+            *(f"{constant}: tl.constexpr" for constant in CONSTANTS),
         ]
-        self.line('@triton.jit(do_not_specialize=["T", "B", "first"])', 0)
-        self.line(f"def {name}({', '.join(arguments)}):", 0)
+        self.line('@triton.jit(do_not_specialize=["T", "B", "first"])')
+        self.line(f"def {name}({', '.join(arguments)}):")
+        self.depth = 1
         self.line("rows = first + tl.program_id(0) * M + tl.arange(0, M)")
         self.line("units = tl.program_id(1) * BN + tl.arange(0, BN)")
         self.line("every = tl.arange(0, HP)")
@@ -207,81 +247,65 @@ class Kernel:
         self.line("counter = counters + (first // M + tl.program_id(0)) * 32")
         self.line("arrivals = 0")
         self.line("zeros = tl.zeros([BN, M], tl.float32)")
-        self.line("if RAGGED:")
-        self.line("length = tl.load(lengths + rows, mask=rows < B, other=0)[None, :]", 2)
+        with self.block("if RAGGED:"):
+            self.line("length = tl.load(lengths + rows, mask=rows < B, other=0)[None, :]")
         for (part, c, transposed, g), number in self.blocks.items():
             k, n = f"({part} * H + every)[None, :]", f"({g} * H + units)[:, None]"
-            k_step, n_step = f"matrix{c}_k", f"matrix{c}_n"
-            if transposed:
-                k_step, n_step = n_step, k_step
+            steps = [f"matrix{c}_k", f"matrix{c}_n"]
+            k_step, n_step = reversed(steps) if transposed else steps
             self.line(
                 f"block{number} = tl.load(matrix{c} + {k} * {k_step} + {n} * {n_step}, "
                 "mask=(every < H)[None, :] & (units < H)[:, None], other=0.0)"
             )
+        read = {*self.roots, *(o for node in self.order for o in self.plan.graph.operands(node))}
         for r, node in enumerate(self.plan.rows):
-            if self.reads(node):
-                self.line(f"v{node} = tl.load(constant_rows + {r} * H + units, mask=units < H, other=0.0)[:, None]")
+            if node in read:
+                row = f"tl.load(constant_rows + {r} * H + units, mask=units < H, other=0.0)"
+                self.line(f"v{node} = {row}[:, None]")
 
-    def reads(self, node: int) -> bool:
-        return any(node in self.plan.graph.operands(other) for other in self.order) or node in self.roots()
-
-    def roots(self) -> tuple[int, ...]:
-        return ()
-
-    def step(self, indent: int) -> None:
+    def step(self) -> None:
         """All nodes of a step, and the exchanges before those that read other units."""
         levels = self.plan.level(self.order)
         done: set[int] = set()
         for level in range(max(levels.values(), default=0) + 1):
             nodes = [node for node in self.order if levels[node] == level]
             sums = [node for node in nodes if self.nodes[node][0] in OVER_UNITS]
-            products = [self.nodes[node][1] for node in nodes if self.nodes[node][0] == "product"]
-            values = [*dict.fromkeys(o for left in products for o in left)]
+            lefts = [self.nodes[node][1] for node in nodes if self.nodes[node][0] == "product"]
+            values = [*dict.fromkeys(o for left in lefts for o in left)]
             values = [v for v in values if v not in done and self.nodes[v][0] != "state"]
             done.update(values)
             # What a sum over units is of comes before it; other nodes of its level may come after.
-            self.exchange(values, sums, indent)
+            if values or sums:
+                self.exchange(values, sums)
             for node in nodes:
                 if node not in sums:
-                    self.compute(node, indent)
+                    self.compute(node)
 
-    def exchange(self, values: list[int], sums: list[int], indent: int) -> None:
+    def exchange(self, values: list[int], sums: list[int]) -> None:
         """w{node}: values at all units; v{node}: sums over them. Through memory where NB > 1."""
-        if not values and not sums:
-            return
-        slots = self.slots()
-
-        def line(text: str) -> None:
-            self.line(text, indent + 1)
-
-        self.line("if NB > 1:", indent)
-        # Two buffers in turn: nobody writes what another one still reads.
-        line(f"here = exchange + (t % 2) * ({len(slots)} * B * H)")
-        for v in values:
-            at = f"here + ({slots.index(v)} * B + row) * H"
-            line(f"store_({at} + unit, {self.tile(v)}, live, DIRECT)")
-        for n in sums:
-            at = f"here + ({slots.index(n)} * B + rows) * H + tl.program_id(1)"
-            line(f"tl.store({at}, {self.over_units(n)}, mask=rows < B)")
-        line("arrivals += NB")
-        line("wait_for_all(counter, arrivals)")
-        for v in values:
-            at = f"here + ({slots.index(v)} * B + row) * H"
-            line(f'w{v} = tl.load({at} + all_units, mask=all_live, other=0.0, cache_modifier=".cg")')
-        for n in sums:
-            total, other = OVER_UNITS[self.nodes[n][0]]
-            at = f"here + ({slots.index(n)} * B + row) * H + blocks[:, None]"
-            mask = f"mask=(blocks < NB)[:, None] & (row < B), other={other}"
-            line(f'v{n} = {total}(tl.load({at}, {mask}, cache_modifier=".cg"), 0)[None, :]')
-        self.line("else:", indent)
-        for v in values:
-            line(f"w{v} = {self.own(v)}")
-        for n in sums:
-            line(f"v{n} = ({self.over_units(n)})[None, :]")
-
-    def own(self, node: int) -> str:
-        """The program's tile, without what is beyond H."""
-        return f"tl.where(live, {self.tile(node)}, 0.0) if BN * NB != H else {self.tile(node)}"
+        with self.block("if NB > 1:"):
+            # Two buffers in turn: nobody writes what another one still reads.
+            self.line(f"here = exchange + (t % 2) * ({len(self.slots)} * B * H)")
+            at = {node: f"here + ({self.slots.index(node)} * B + row" for node in (*values, *sums)}
+            for v in values:
+                self.store(f"{at[v]}) * H", self.tile(v))
+            for n in sums:
+                place = f"{at[n]}s) * H + tl.program_id(1)"
+                self.line(f"tl.store({place}, {self.over_units(n)}, mask=rows < B)")
+            self.wait()
+            for v in values:
+                self.load_whole(f"w{v}", f"{at[v]}) * H")
+            for n in sums:
+                total, other = OVER_UNITS[self.nodes[n][0]]
+                mask = f"mask=(blocks < NB)[:, None] & (row < B), other={other}"
+                place = f"{at[n]}) * H + blocks[:, None]"
+                part = f'tl.load({place}, {mask}, cache_modifier=".cg")'
+                self.line(f"v{n} = {total}({part}, 0)[None, :]")
+        with self.block("else:"):
+            for v in values:
+                self.line(f"w{v} = {self.own(self.tile(v))}")
+            for n in sums:
+                self.line(f"v{n} = ({self.over_units(n)})[None, :]")
 
     def over_units(self, node: int) -> str:
         """Sum or maximum over the program's units, (M,)."""
@@ -289,14 +313,14 @@ class Kernel:
         text = ""
         for group in groups:
             if kind == "row_sum":
-                one = f"tl.sum({self.own(group)}, 0)"
+                one = f"tl.sum({self.own(self.tile(group))}, 0)"
                 text = f"{text} + {one}" if text else one
             else:
                 one = f'tl.max(tl.where(unit < H, {self.tile(group)}, float("-inf")), 0)'
                 text = f"tl.maximum({text}, {one})" if text else one
         return text
 
-    def compute(self, node: int, indent: int) -> None:
+    def compute(self, node: int) -> None:
         kind, *rest = self.nodes[node]
         if kind == "product":
             left, c, transposed, g = rest
@@ -310,131 +334,119 @@ class Kernel:
             if all(self.plan.graph.value(operand) is not None for operand in rest):
                 operands[0] = f"(zeros + {operands[0]})"
             text = OPERATIONS[kind].format(*operands)
-        self.line(f"v{node} = {text}", indent)
+        self.line(f"v{node} = {text}")
 
     def text(self) -> str:
+        """The source of the kernel."""
         raise NotImplementedError
 
 
 class Forward(Kernel):
-    @property
-    def pointers(self) -> list[str]:  # type: ignore[override]
-        return ["inputs", "constant_rows", *(f"state{k}" for k in range(self.plan.states)), "saved"]
-
-    def roots(self) -> tuple[int, ...]:
-        return (*self.plan.after, *self.plan.saved)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.order = plan.forward
+        self.roots = (*plan.after, *plan.saved)
 
     def text(self) -> str:
-        plan, states = self.plan, range(self.plan.states)
+        plan = self.plan
         P, S = len(plan.inputs), len(plan.saved)
-        self.head("forward")
-        number = {k: plan.graph.numbers[("state", k)] for k in states}
-        for k in states:
-            self.line(f"v{number[k]} = load_(state{k} + row * H + unit, live, DIRECT)")
-        for k in self.whole_states():
-            self.line(f"w{number[k]} = tl.load(state{k} + row * H + all_units, mask=all_live, other=0.0)")
+        states = [f"state{k}" for k in self.states]
+        number = [plan.graph.numbers["state", k] for k in self.states]
+        here = "row * H"
+        after = f"(t64 + 1) * (B * H) + {here}"
+        self.head("forward", ["inputs", "constant_rows", *states, "saved"])
+        for k in self.states:
+            self.load(f"v{number[k]}", f"state{k} + {here}")
+        for k in self.whole_states:
+            self.load_whole(f"w{number[k]}", f"state{k} + {here}", exchanged=False)
         for p, node in enumerate(plan.inputs):
-            self.line(f"next{node} = load_(inputs + (row * {P} + {p}) * H + unit, live, DIRECT)")
-        self.line("for t in range(0, T):")
-        self.line("t64 = tl.cast(t, tl.int64)", 2)
-        for node in plan.inputs:
-            self.line(f"v{node} = next{node}", 2)
-        if plan.inputs:
-            self.line(f"here = inputs + tl.minimum(t64 + 1, T - 1) * ({P} * B * H)", 2)
-        for p, node in enumerate(plan.inputs):
-            self.line(f"next{node} = load_(here + (row * {P} + {p}) * H + unit, live, DIRECT)", 2)
-        self.step(2)
-        if self.plan.states:
-            self.line("if RAGGED:", 2)
-            self.line("active = t < length", 3)
-        for k, node in enumerate(plan.after):
-            self.line(f"after{k} = {self.tile(node)}", 2)
-            self.line("if RAGGED:", 2)
-            self.line(f"after{k} = tl.where(active, after{k}, v{number[k]})", 3)
-            self.line(f"store_(state{k} + (t64 + 1) * (B * H) + row * H + unit, after{k}, live, DIRECT)", 2)
-        whole = self.whole_states()
-        if whole:
-            self.line("if NB > 1:", 2)
-            self.line("arrivals += NB", 3)
-            self.line("wait_for_all(counter, arrivals)", 3)
-            for k in whole:
-                self.line(
-                    f"w{number[k]} = tl.load(state{k} + (t64 + 1) * (B * H) + row * H + all_units, "
-                    'mask=all_live, other=0.0, cache_modifier=".cg")',
-                    3,
-                )
-            self.line("else:", 2)
-            for k in whole:
-                self.line(f"w{number[k]} = tl.where(live, after{k}, 0.0) if BN * NB != H else after{k}", 3)
-        if S:
-            self.line("if KEEP:", 2)
-            self.line(f"here = saved + t64 * ({S} * B * H)", 3)
-            for s, node in enumerate(plan.saved):
-                self.line(f"store_(here + (row * {S} + {s}) * H + unit, {self.tile(node)}, live, DIRECT)", 3)
-        for k in states:
-            self.line(f"v{number[k]} = after{k}", 2)
+            self.load(f"next{node}", f"inputs + (row * {P} + {p}) * H")
+        with self.block("for t in range(0, T):"):
+            self.line("t64 = tl.cast(t, tl.int64)")
+            for node in plan.inputs:
+                self.line(f"v{node} = next{node}")
+            if plan.inputs:  # of the next step, on their way during this one
+                self.line(f"here = inputs + tl.minimum(t64 + 1, T - 1) * ({P} * B * H)")
+            for p, node in enumerate(plan.inputs):
+                self.load(f"next{node}", f"here + (row * {P} + {p}) * H")
+            self.step()
+            with self.block("if RAGGED:"):
+                self.line("active = t < length")
+            for k, node in enumerate(plan.after):
+                self.line(f"after{k} = {self.tile(node)}")
+                with self.block("if RAGGED:"):
+                    self.line(f"after{k} = tl.where(active, after{k}, v{number[k]})")
+                self.store(f"state{k} + {after}", f"after{k}")
+            if self.whole_states:
+                with self.block("if NB > 1:"):
+                    self.wait()
+                    for k in self.whole_states:
+                        self.load_whole(f"w{number[k]}", f"state{k} + {after}")
+                with self.block("else:"):
+                    for k in self.whole_states:
+                        self.line(f"w{number[k]} = {self.own(f'after{k}')}")
+            if S:
+                with self.block("if KEEP:"):
+                    self.line(f"here = saved + t64 * ({S} * B * H)")
+                    for s, node in enumerate(plan.saved):
+                        self.store(f"here + (row * {S} + {s}) * H", self.tile(node))
+            for k in self.states:
+                self.line(f"v{number[k]} = after{k}")
         return "\n".join(self.lines) + "\n"
 
 
 class Backward(Kernel):
-    @property
-    def pointers(self) -> list[str]:  # type: ignore[override]
-        states = range(self.plan.states)
-        return [
-            *("grad_h", "grad_h_t", "grad_h_b", "constant_rows"),
-            *(f"state{k}" for k in states),
-            *(f"grad{k}" for k in states),
-            *(f"first{k}" for k in states),
-            *("saved", "columns"),
-        ]
-
-    def roots(self) -> tuple[int, ...]:
-        return (*self.plan.columns, *self.plan.gradient.state)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.order = plan.backward
+        self.roots = (*plan.columns, *plan.gradient.state)
 
     def text(self) -> str:
-        plan, states = self.plan, range(self.plan.states)
+        plan, numbers = self.plan, self.plan.graph.numbers
         S, D = len(plan.saved), len(plan.columns)
-        numbers = plan.graph.numbers
-        self.head("backward")
-        grads = {k: numbers.get(("grad", k), f"_grad{k}") for k in states}
-        for k in states:
-            self.line(f"v{grads[k]} = load_(grad{k} + row * H + unit, live, DIRECT)")
-        loads = [("grad_h_now", "grad_h", "grad_h_t", "row * grad_h_b + unit")]
+        read = {*self.roots, *(o for node in self.order for o in plan.graph.operands(node))}
+        kinds = ("state", "grad", "first")
+        pointers = [f"{kind}{k}" for kind in kinds for k in self.states]
+        first = ["grad_h", "grad_h_t", "grad_h_b", "constant_rows"]
+        self.head("backward", [*first, *pointers, "saved", "columns"])
+        grads = [f"v{numbers.get(('grad', k), f'_grad{k}')}" for k in self.states]
+        here = "row * H"
+        # What is read of each step: name, pointer, distance of steps, and where in a step.
+        loads = [("grad_h_now", "grad_h", "grad_h_t", "row * grad_h_b")]
         for k in plan.states_read():
-            loads.append((f"v{numbers[('state', k)]}", f"state{k}", "(B * H)", "row * H + unit"))
+            loads.append((f"v{numbers['state', k]}", f"state{k}", "(B * H)", here))
         for s, node in enumerate(plan.saved):
-            if self.reads(node):
-                offset = f"(row * {S} + {s}) * H + unit"
-                loads.append((f"v{node}", "saved", f"({S} * B * H)", offset))
+            if node in read:
+                loads.append((f"v{node}", "saved", f"({S} * B * H)", f"(row * {S} + {s}) * H"))
+        for k in self.states:
+            self.load(grads[k], f"grad{k} + {here}")
         self.line("t64 = tl.cast(T - 1, tl.int64)")
-        for name, pointer, step, offset in loads:
-            self.line(f"next_{name} = load_({pointer} + t64 * {step} + {offset}, live, DIRECT)")
-        self.line("for before_end in range(0, T):")
-        self.line("t = T - 1 - before_end", 2)
-        self.line("t64 = tl.cast(t, tl.int64)", 2)
-        self.line("last64 = tl.maximum(t64 - 1, 0)", 2)
-        for name, *_ in loads:
-            self.line(f"{name} = next_{name}", 2)
-        for name, pointer, step, offset in loads:
-            self.line(f"next_{name} = load_({pointer} + last64 * {step} + {offset}, live, DIRECT)", 2)
-        self.line(f"v{grads[0]} += grad_h_now", 2)
-        for state in self.whole_states():
-            raise AssertionError(f"a gradient that multiplies state {state} again")
-        self.step(2)
-        self.line("if RAGGED:", 2)
-        self.line("active = t < length", 3)
-        self.line(f"here = columns + t64 * ({D} * B * H)", 2)
-        for d, node in enumerate(plan.columns):
-            self.line(f"column = {self.tile(node)}", 2)
-            self.line("if RAGGED:", 2)
-            self.line("column = tl.where(active, column, 0.0)", 3)
-            self.line(f"store_(here + (row * {D} + {d}) * H + unit, column, live, DIRECT)", 2)
-        for k, node in enumerate(plan.gradient.state):
-            self.line(f"before{k} = {self.tile(node)}", 2)
-            self.line("if RAGGED:", 2)
-            self.line(f"before{k} = tl.where(active, before{k}, v{grads[k]})", 3)
-        for k in states:
-            self.line(f"v{grads[k]} = before{k}", 2)
-        for k in states:
-            self.line(f"store_(first{k} + row * H + unit, v{grads[k]}, live, DIRECT)")
+        for name, pointer, distance, place in loads:
+            self.load(f"next_{name}", f"{pointer} + t64 * {distance} + {place}")
+        with self.block("for before_end in range(0, T):"):
+            self.line("t = T - 1 - before_end")
+            self.line("t64 = tl.cast(t, tl.int64)")
+            self.line("last64 = tl.maximum(t64 - 1, 0)")
+            for name, *_ in loads:
+                self.line(f"{name} = next_{name}")
+            for name, pointer, distance, place in loads:
+                self.load(f"next_{name}", f"{pointer} + last64 * {distance} + {place}")
+            self.line(f"{grads[0]} += grad_h_now")
+            self.step()
+            with self.block("if RAGGED:"):
+                self.line("active = t < length")
+            self.line(f"here = columns + t64 * ({D} * B * H)")
+            for d, node in enumerate(plan.columns):
+                self.line(f"column = {self.tile(node)}")
+                with self.block("if RAGGED:"):
+                    self.line("column = tl.where(active, column, 0.0)")
+                self.store(f"here + (row * {D} + {d}) * H", "column")
+            for k, node in enumerate(plan.gradient.state):
+                self.line(f"before{k} = {self.tile(node)}")
+                with self.block("if RAGGED:"):
+                    self.line(f"before{k} = tl.where(active, before{k}, {grads[k]})")
+            for k in self.states:
+                self.line(f"{grads[k]} = before{k}")
+        for k in self.states:
+            self.store(f"first{k} + {here}", grads[k])
         return "\n".join(self.lines) + "\n"

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import library
-from .emit_triton import Backward, Forward, Kernel, emit, products
+from . import library, precision
+from .emit_triton import Backward, Forward, Kernel, emit
 from .plan import Plan
 
 
@@ -58,7 +58,7 @@ H100 = Chip(132, 227 * 1024)
 
 @cache
 def chip(index: int) -> Chip:
-    found = torch.cuda.get_device_properties(index)
+    found: Any = torch.cuda.get_device_properties(index)
     return Chip(found.multi_processor_count, found.shared_memory_per_block_optin)
 
 
@@ -72,7 +72,7 @@ def launch(kernel: Kernel, H: int, B: int, exact: bool, chip: Chip, most: int = 
     HP = max(16, 1 << (H - 1).bit_length())
     size = 8 if exact else 4
     matrices = max(1, len(kernel.blocks)) * HP
-    state = len(kernel.multiplied()) * HP
+    state = len(kernel.multiplied) * HP
 
     def taken(BN: int, M: int) -> int:
         return (matrices * BN + state * M) * size
@@ -94,11 +94,13 @@ def launch(kernel: Kernel, H: int, B: int, exact: bool, chip: Chip, most: int = 
 class GpuLoops:
     """The two loops over time of one plan, in float32."""
 
+    name = "Triton"
+
     def __init__(self, plan: Plan) -> None:
         """Raises ImportError where Triton is not there."""
         self.plan = plan
         self.module = module(emit(plan))
-        self.kernels = (Forward(plan, plan.forward), Backward(plan, plan.backward))
+        self.kernels = (Forward(plan), Backward(plan))
         self.most = [32, 32]  # reviews of a program
 
     def forward(
@@ -157,7 +159,7 @@ class GpuLoops:
 
         kernel = self.kernels[which]
         _, B, H = like.shape
-        exact = not fast_precision()
+        exact = not precision.is_tf32()
         device = like.device
         matrices = [c for i in kernel.matrices for c in (constants[i], *constants[i].stride())]
         on_device = torch.cuda.device(device) if like.is_cuda else nullcontext()
@@ -167,7 +169,7 @@ class GpuLoops:
             parts = -(-B // at.M)
             exchange = counters = like  # not read where one program has all units
             if at.NB > 1:
-                exchange = like.new_empty(2, kernel.exchanged, B, H)
+                exchange = like.new_empty(2, len(kernel.slots), B, H)
                 counters = torch.zeros(parts * 32, dtype=torch.int32, device=device)
             lengths = like if lengths_B is None else lengths_B
             function = (self.module.forward, self.module.backward)[which]
@@ -193,11 +195,6 @@ class GpuLoops:
                 if at.M == 8:
                     raise
                 self.most[which] = at.M // 2
-
-
-def fast_precision() -> bool:
-    """Whether products may round to TF32: as PyTorch lets cuDNN's recurrent layers do it."""
-    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
 
 
 @cache

@@ -25,6 +25,8 @@ KEPT = 16  # graphs
 class GraphedLoops:
     """The two loops over time of one plan, on a GPU."""
 
+    name = "CUDA graphs"
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.interpreter = Interpreter(plan)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx
@@ -247,9 +248,15 @@ class Lowering:
         return Row((self.graph.number(tensor.item()),), one=True)
 
     def _call(self, node: fx.Node, found: dict[fx.Node, Any]) -> Any:
-        arguments = fx.node.map_arg(node.args, lambda n: Found(found[n]))
-        arguments = [_unwrap(argument) for argument in arguments]
-        options = {k: _unwrap(fx.node.map_arg(v, lambda n: Found(found[n]))) for k, v in node.kwargs.items()}
+        def value(argument: Any) -> Any:
+            if isinstance(argument, fx.Node):
+                return found[argument]
+            if isinstance(argument, list | tuple):
+                return [value(part) for part in argument]
+            return argument
+
+        arguments = [value(argument) for argument in node.args]
+        options = {name: value(argument) for name, argument in node.kwargs.items()}
         if node.target is operator.getitem:
             return arguments[0][arguments[1]]
         name = str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
@@ -262,7 +269,8 @@ class Lowering:
         try:
             return rule(*arguments, **options)
         except (IndexError, AttributeError, TypeError, ValueError) as error:
-            raise CannotGenerateError(f"the operation {name} has a form not known: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise CannotGenerateError(f"the operation {name} in this form: {reason}") from error
 
     # Values
 
@@ -376,9 +384,10 @@ class Lowering:
     def atenadd(self, left: Any, right: Any, alpha: float = 1) -> Any:
         if alpha != 1:
             right = self.each("mul", right, alpha)
-        for kind in (RowGrad, MatrixGrad):
-            if isinstance(left, kind) and isinstance(right, kind):
-                return left._replace(products=left.products + right.products)
+        if isinstance(left, RowGrad) and isinstance(right, RowGrad):
+            return RowGrad(left.products + right.products)
+        if isinstance(left, MatrixGrad) and isinstance(right, MatrixGrad):
+            return MatrixGrad(left.products + right.products)
         if isinstance(left, VectorGrad) and isinstance(right, VectorGrad):
             return left._replace(rows=left.rows + right.rows)
         return self.each("add", left, right)
@@ -472,8 +481,9 @@ class Lowering:
         return Row(row.groups * count) if len(row.groups) < count else row
 
     def atensplit_with_sizes(self, value: Any, sizes: Any, dim: int = 0) -> list[Row]:
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        return [self.atenslice(value, dim, at, at + size) for at, size in zip(starts, sizes)]
+        ends = [*accumulate(sizes)]
+        pairs = zip(sizes, ends, strict=True)
+        return [self.atenslice(value, dim, end - size, end) for size, end in pairs]
 
     def atenselect(self, value: Any, dim: int, index: int) -> Row:
         if dim != 1 or self.shape[-1] != self.H:
@@ -603,27 +613,15 @@ class Lowering:
         width = self.H * (1 if self.gates else len(self.row(value).groups))
         away = self.each("sub", value, mean)
         total = self._over_units("row_sum", self.each("mul", away, away))
-        return [self.each("mul", total, 1 / (width - (1 if correction is None else correction))), mean]
+        count = width - (1 if correction is None else correction)
+        return [self.each("mul", total, 1 / count), mean]
 
-    def atenvar(self, value: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False) -> Row:
+    def atenvar(
+        self, value: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False
+    ) -> Row:
         return self.atenvar_mean(value, dims, correction)[0]
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-class Found(NamedTuple):
-    """Wraps a value, since fx.map_arg walks into tuples."""
-
-    value: Any
-
-
-def _unwrap(argument: Any) -> Any:
-    if isinstance(argument, Found):
-        return argument.value
-    if isinstance(argument, list | tuple):
-        return [_unwrap(part) for part in argument]
-    return argument
-

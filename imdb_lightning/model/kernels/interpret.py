@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .groups import UNARY
 from .plan import Plan
 
 
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    **{name: getattr(torch, name) for name in "sigmoid tanh exp expm1 log log1p sqrt rsqrt".split()},
-    **{name: getattr(torch, name) for name in "sin cos erf abs neg reciprocal sign".split()},
+    **{name: getattr(torch, name) for name in UNARY},
     **{name: getattr(operator, name) for name in "add sub mul gt ge lt le eq ne".split()},
-    **{name: getattr(torch, name) for name in "logical_not logical_and logical_or".split()},
+    **{name: getattr(torch, name) for name in ("logical_and", "logical_or")},
     "div": operator.truediv,
     **{name: getattr(torch, name) for name in ("maximum", "minimum", "where")},
 }
@@ -59,8 +59,10 @@ class Interpreter:
                 values[node] = inputs_TBPH[t, :, p]
             values.compute(plan.forward)
             for state, node in zip(states, plan.after, strict=True):
-                new = values[node]
-                state[t + 1] = new if ended_TB1 is None else torch.where(ended_TB1[t], state[t], new)
+                new = values.tensor(node)
+                if ended_TB1 is not None:
+                    new = torch.where(ended_TB1[t], state[t], new)
+                state[t + 1] = new
             if saved_TBSH is not None:
                 for s, node in enumerate(plan.saved):
                     saved_TBSH[t, :, s] = values[node]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .groups import COSTLY, Graph, Gradient, MatrixGrad, Row, Step, VectorGrad
+from .groups import COSTLY, Gradient, Graph, MatrixGrad, Row, Step, VectorGrad
 
 
 BEFORE = ("vector", "scalar")  # nodes that are rows, one for all steps and reviews
@@ -54,7 +54,8 @@ def plan(step: Step) -> Plan:
     columns = tuple(dict.fromkeys(_columns(gradient)))
     roots = (*columns, *gradient.state)
     of_gradient = graph.of_gradient()
-    read = {o for node in _needed(graph, roots, ()) if node in of_gradient for o in graph.operands(node)}
+    of_roots = of_gradient.intersection(_needed(graph, roots, ()))
+    read = {operand for node in of_roots for operand in graph.operands(node)}
     saved = _kept(graph, {*read, *roots} - of_gradient)
     # What an outer product has on its left is read once more after the loop.
     saved |= {node for node in _lefts(gradient) if nodes[node][0] != "state"}
@@ -65,11 +66,12 @@ def plan(step: Step) -> Plan:
         *(o for node in (*forward, *backward) for o in graph.operands(node)),
     }  # fmt: skip
     inputs = [n for n in sorted(used) if nodes[n][0] == "input"]
+    sums = {n for n in inputs if not nodes[n][1]}  # of vectors alone
     return Plan(
         graph,
         len(step.state),
-        tuple(n for n in inputs if nodes[n][1]),
-        tuple(n for n in sorted(used) if nodes[n][0] in BEFORE or (n in inputs and not nodes[n][1])),
+        tuple(n for n in inputs if n not in sums),
+        tuple(n for n in sorted(used) if nodes[n][0] in BEFORE or n in sums),
         forward,
         step.state,
         tuple(sorted(saved)),
@@ -85,7 +87,7 @@ def _columns(gradient: Gradient) -> Iterator[int]:
     for constant in gradient.constants:
         if isinstance(constant, MatrixGrad):
             for _, right, _ in constant.products:
-                yield from right.groups
+                yield from right.groups if isinstance(right, Row) else ()
         elif isinstance(constant, VectorGrad):
             for row in constant.rows:
                 yield from row.groups

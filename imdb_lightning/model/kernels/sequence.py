@@ -6,9 +6,7 @@ D gradient columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Sequence as Many
-from contextlib import contextmanager
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import precision
 from .groups import Input, MatrixGrad, Row, VectorGrad, lower
 from .interpret import ended
 from .plan import Plan, plan
@@ -77,7 +76,7 @@ class SequenceFunction(torch.autograd.Function):
         if ended_TB1 is not None:
             x_TBI = x_TBI.masked_fill(ended_TB1, 0)  # whatever it holds
         rows_RH = rows(plan, constants, x_TBI, H)
-        with precision_of_layers(x_TBI):
+        with precision.of_layers(x_TBI):
             inputs_TBPH = inputs(plan, constants, x_TBI, H)
         states = []
         for first in state:
@@ -106,28 +105,13 @@ class SequenceFunction(torch.autograd.Function):
             rows_RH, constants, states, lengths_B, saved, grad_h_TBH, grads, columns
         )
         sums = Sums(plan, x_TBI, states, saved, columns, constants)
-        with precision_of_layers(x_TBI):
+        with precision.of_layers(x_TBI):
             grad_x = sums.x() if ctx.needs_input_grad[5] else None
             of_constants = [
                 sums.constant(c) if ctx.needs_input_grad[6 + ctx.count + c] else None
                 for c in range(len(constants))
             ]
         return None, None, None, None, None, grad_x, *first, *of_constants
-
-
-@contextmanager
-def precision_of_layers(like: Tensor) -> Iterator[None]:
-    """On a GPU, products round as PyTorch lets cuDNN's recurrent layers round."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    if not like.is_cuda or before == "tf32" or torch.backends.cudnn.rnn.fp32_precision != "tf32":
-        yield
-        return
-    matmul.fp32_precision = "tf32"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
 
 
 def rows(plan: Plan, constants: Many[Tensor], x_TBI: Tensor, H: int) -> Tensor:
@@ -230,13 +214,18 @@ class Sums:
                 constant = self.constants[matrix.constant]
                 product = product @ (constant.mT if matrix.transposed else constant)
             total = product if total is None else total + product
-        return torch.zeros_like(self.x_NI).view(self.shape) if total is None else total.view(self.shape)
+        return (
+            torch.zeros_like(self.x_NI).view(self.shape)
+            if total is None
+            else total.view(self.shape)
+        )
 
     def constant(self, c: int) -> Tensor | None:
         gradient, shape = self.plan.gradient.constants[c], self.constants[c].shape
         if isinstance(gradient, MatrixGrad):
             total = None
             for left, right, transposed in gradient.products:
+                assert isinstance(right, Row)
                 # This way round it is the transpose's, as a parameter of PyTorch is.
                 part = self._columns(right.groups).mT @ self._left(left)
                 part = part if transposed else part.mT

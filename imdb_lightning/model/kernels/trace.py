@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.func import functional_call, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -49,7 +49,8 @@ def trace(cell: Any, states: int) -> Trace:
         raise
     except Exception as error:  # a stranger's code under a tracer fails in many ways
         lines = str(error).strip().splitlines() or [""]
-        raise CannotGenerateError(f"it cannot be traced: {type(error).__name__}: {lines[0]}") from error
+        reason = f"{type(error).__name__}: {lines[0]}"
+        raise CannotGenerateError(f"it cannot be traced: {reason}") from error
 
 
 def _trace(cell: Any, states: int) -> Trace:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.backends.cudnn.rnn import get_cudnn_mode
 
 from ..cells import GRUCell, LSTMCell, RNNCell, State
+from . import precision
 
 
 def mode_of(cell: Any) -> str | None:
@@ -62,6 +63,6 @@ def is_faster(mode: str, x_TBI: Tensor, H: int) -> bool:
     if mode == "RNN_TANH" or x_TBI.dtype != torch.float32:
         return True
     B = x_TBI.shape[1]
-    if torch.backends.cudnn.rnn.fp32_precision != "tf32":
+    if not precision.is_tf32():
         return H <= 128 or B > 64
     return H <= 128 and B <= 128

@@ -14,6 +14,7 @@ import pytest
 
 from imdb_lightning.bench import __main__ as bench
 from imdb_lightning.bench.epoch import WAYS
+from imdb_lightning.bench.gpu_layers import print_table
 from imdb_lightning.bench.layers import SUBJECTS
 from imdb_lightning.bench.step import PARTS, cell_flops
 from imdb_lightning.bench.timing import in_turn, table
@@ -56,6 +57,43 @@ def test_layers(tmp_path: Path) -> None:
         ratio = found["rnn", "torch"]["both_ms"]["median"] / row["both_ms"]["median"]
         assert row["times_as_fast_as"]["torch"] == pytest.approx(ratio)
         assert part["packed_both_ms"].keys() == {"rnn packed"}
+
+
+def test_the_gpus_layers_are_measured_on_a_cpu_too(tmp_path: Path) -> None:
+    options = "--device cpu --rounds 1 --threads 1 --stages layers --output".split()
+    figures = run(tmp_path, "gpu", *options, str(tmp_path / "gpu"))
+    assert figures["stages"]["layers"]["status"] == "done"
+    assert figures == {**figures, **json.loads((tmp_path / "gpu" / "gpu.json").read_text())}
+    assert {row["H"] for row in figures["layers"]} == {8, 16}
+    for row in figures["layers"]:
+        assert max(row["errors"].values()) < 1e-5, row["layer"]
+
+
+@pytest.mark.slow
+def test_every_stage_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    stages = ["epochs", "repeats", "mixed", "grid"]
+    folder = tmp_path / "gpu"
+    figures = run(tmp_path, "gpu", "--device", "cpu", "--stages", *stages, "--output", str(folder))
+    found = figures["stages"]
+    assert {name: stage["status"] for name, stage in found.items()} == dict.fromkeys(stages, "done")
+    assert all(found["repeats"]["figures"].values())
+    assert found["grid"]["figures"]["runs"] == 7
+
+
+def test_a_gpu_bench_stops_cleanly_at_its_limit(tmp_path: Path) -> None:
+    options = "--device cpu --minutes 0.01 --stages layers mixed --output".split()
+    figures = run(tmp_path, "gpu", *options, str(tmp_path / "gpu"))
+    assert [stage["status"] for stage in figures["stages"].values()] == ["out of time"] * 2
+
+
+def test_the_gpus_figures_on_the_page_are_those_that_are_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    kept = json.loads((docs / "gpu" / "layers.json").read_text())
+    print_table(kept["layers"])
+    table = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert table in (docs / "performance.md").read_text()
 
 
 @pytest.mark.slow

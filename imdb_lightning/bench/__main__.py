@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
             for size, default in (("length", 200), ("batch", 64), ("input", 64), ("hidden", 64)):
                 bench.add_argument(f"--{size}", type=positive, default=default)
             bench.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+            bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if name == "predict":
             bench.add_argument("model", metavar="RUN", type=Path, help="a run directory")
         if name in ("step", "saving"):
@@ -111,6 +112,18 @@ def layers(options: argparse.Namespace) -> dict[str, Any]:
 
     from .layers import layers
 
+    if options.device == "cuda":
+        from .gpu_layers import Size, one_size, print_table
+
+        needs_a_gpu()
+        size = Size(options.hidden, options.batch, options.length)
+        rows = [
+            row
+            for exact in (False, True)
+            for row in one_size(options.cells, size, "cuda", options.rounds, exact, graphs=True)
+        ]
+        print_table(rows)
+        return {"layers": rows}
     sizes = options.length, options.batch, options.input, options.hidden
     threads = torch.get_num_threads()
     return layers(options.cells, *sizes, threads, options.rounds, not options.no_compile)
@@ -180,7 +193,6 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
 
 def gpu(options: argparse.Namespace) -> dict[str, Any]:
     """all that is measured on a GPU, in eight minutes: tests, layers, epochs, resume, the grid"""
-    import torch
 
     from .gpu import gpu
     from .gpu_layers import print_table
@@ -188,11 +200,18 @@ def gpu(options: argparse.Namespace) -> dict[str, Any]:
     if options.read:
         print_table(json.loads(options.read.read_text("utf-8"))["layers"])
         sys.exit(0)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print("imdb_lightning: there is no GPU here; --device cpu tries the bench", file=sys.stderr)
-        sys.exit(2)
+    if options.device == "cuda":
+        needs_a_gpu()
     folder = options.output.absolute()
     return gpu(options.device, options.minutes, folder, options.rounds, options.stages)
+
+
+def needs_a_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        print("imdb_lightning: there is no GPU here; --device cpu needs none", file=sys.stderr)
+        sys.exit(2)
 
 
 def reviews() -> list[str]:

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from .gpu_layers import Size
 from .timing import table
 
 
+BUILT_IN = ("rnn", "lstm", "gru", "gru_before")
 OTHERS = [
     f"tests.model.papers.{name}" for name in ("PeepholeLSTM", "LayerNormLSTM", "MinimalGatedUnit")
 ]
@@ -142,7 +145,7 @@ def tests(bench: Bench) -> Any:
 
 def layers(bench: Bench) -> Any:
     """Every built-in cell and three others against cuDNN, sizes of most use first."""
-    cells = [*gpu_layers.CELLS, *OTHERS]
+    cells = [*BUILT_IN, *OTHERS]
     rows: list[dict[str, Any]] = []
     if bench.device == "cpu":
         parts = [[(Size(8, 4, 5), False), (Size(16, 4, 5), True)]]
@@ -298,6 +301,8 @@ def gpu(
         bench.figures |= {
             "card": properties.name,
             "processors": properties.multi_processor_count,
+            "torch": torch.__version__,
+            "triton": version("triton") if find_spec("triton") else None,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }

@@ -22,6 +22,7 @@ from ..model.cells import Cell, GRUCell, LSTMCell, RNNCell
 from ..model.fused import Fused, unrolled
 from ..model.kernels import precision, vendor
 from ..model.kernels.cuda import CudaSequence
+from .layers import MinimalCell
 from .timing import Times, in_turn, on_cpu, on_gpu, on_gpu_alone, table
 
 
@@ -30,6 +31,7 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
     "lstm": LSTMCell,
     "gru": partial(GRUCell, reset="after"),
     "gru_before": partial(GRUCell, reset="before"),
+    "unknown": MinimalCell,
 }
 LAYERS = {"nn.RNN": nn.RNN, "nn.LSTM": nn.LSTM, "nn.GRU": nn.GRU}
 INPUTS = 4  # batches in turn, so that none is in a cache

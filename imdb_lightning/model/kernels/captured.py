@@ -27,17 +27,19 @@ class Captured:
         # Random numbers are drawn where the graph is replayed, not here: a run that resumes
         # captures at other steps than one that goes through.
         random = torch.cuda.get_rng_state()
+        current = torch.cuda.current_stream()
         try:
             side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
+            side.wait_stream(current)
             with torch.cuda.stream(side):  # libraries that are started here are not captured
                 run(*self.inputs)
-            torch.cuda.current_stream().wait_stream(side)
+            current.wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
                 self.results = run(*self.inputs)
             self.pool = self.graph.pool()
         finally:
+            torch.cuda.set_stream(current)  # a capture that fails leaves its own
             torch.cuda.set_rng_state(random)
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -41,7 +41,7 @@ gpu:  ## all that is measured on a GPU, in eight minutes: make gpu ARGS='--devic
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m imdb_lightning.bench gpu $(ARGS)
 
 board: $(READY)  ## TensorBoard at http://127.0.0.1:6006, of one grid: make board ARGS=outputs/sweeps/report
-	$(BIN)/tensorboard --logdir $(or $(ARGS),outputs) --bind_all=false --host 127.0.0.1
+	$(BIN)/tensorboard --logdir $(or $(ARGS),outputs) --host 127.0.0.1 --port $(or $(PORT),6006)
 
 audit: $(READY)  ## known holes in what is installed; fails where a package cannot be looked up
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,audit]'

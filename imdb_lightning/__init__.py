@@ -7,6 +7,7 @@ The way from this command to the equations: `__main__.main` -> `train.train` ->
 `model.cells.LSTMCell.step`, or its fast equal in `model.fused` and `model/kernels/recurrent.c`.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from .model.cells import RNNCell as RNNCell
     from .model.check import check_cell as check_cell
     from .trained import load as load
+
+# Threads that wait for one another spin before they sleep: by default so long that beside a busy
+# neighbour a step takes twenty times as long. OpenMP reads this when torch is loaded, later.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GCC's, in turns
+os.environ.setdefault("KMP_BLOCKTIME", "1")  # Intel's and LLVM's, in milliseconds
 
 __version__ = "0.1.0"
 __all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "check_cell", "load"]

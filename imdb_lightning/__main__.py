@@ -205,6 +205,7 @@ def prepare(jobs: list[DictConfig], stand_in: bool = True) -> bool:
         lacks.append(reviews)
     lacks += [] if reviews else [*no_pretraining(jobs), *no_teacher(jobs)]
     lacks += no_cells([cfg.model for cfg in jobs if "cell" in cfg.model])
+    lacks += [] if lacks else no_precision(jobs)
     if lacks:
         leave(2, *lacks)
     if reviews:
@@ -236,6 +237,34 @@ def no_device(accelerators: set[str]) -> list[str]:
         for name in sorted(accelerators)
         if not there[name]
     ]
+
+
+def no_precision(jobs: list[DictConfig]) -> list[str]:
+    """A line for each precision that nn.LSTM does not have on this processor."""
+    half = {"16": "float16", "bf": "bfloat16"}
+    wanted = {
+        str(cfg.trainer.precision): half[str(cfg.trainer.precision)[:2]]
+        for cfg in jobs
+        if str(cfg.trainer.precision)[:2] in half
+        and cfg.model.get("layer", {}).get("_target_") == "torch.nn.LSTM"
+    }
+    if not wanted:
+        return []
+    import torch  # seconds: only where the answer needs it
+
+    if torch.cuda.is_available() and any(cfg.trainer.accelerator != "cpu" for cfg in jobs):
+        return []
+    lines = []
+    for precision, name in wanted.items():
+        try:
+            with torch.autocast("cpu", dtype=getattr(torch, name)):
+                torch.nn.LSTM(2, 2)(torch.zeros(3, 1, 2))
+        except RuntimeError:
+            lines.append(
+                f"trainer.precision={precision}: PyTorch's LSTM cannot compute in {name} on this "
+                "processor; model=gru, model=custom_lstm or trainer.precision=32-true can"
+            )
+    return lines
 
 
 def no_cells(models: list[DictConfig]) -> list[str]:

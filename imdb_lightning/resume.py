@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -38,6 +40,10 @@ def overrides(path: Path, given: Sequence[str]) -> list[str]:
         epochs = run.config.trainer.max_epochs
         if not all(isinstance(text, str) for text in begun):
             raise ValueError("overrides.yaml is damaged")
+        # It may come from anybody: nothing in it reaches Hydra but keys of our own configuration.
+        foreign = [text for text in begun if not is_ours(text)]
+        if foreign:
+            raise ValueError(f"overrides.yaml has {foreign[0]!r}, which no run writes")
         config.comparable(run.config)
     except DAMAGED as error:
         why = config.one_line(error)
@@ -50,6 +56,21 @@ def overrides(path: Path, given: Sequence[str]) -> list[str]:
 
 def key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
+
+
+def is_ours(override: str) -> bool:
+    """Whether it sets a plain key, or a group, of the configuration but for Hydra's own."""
+    parts = re.split(r"[./]", key(override))
+    return parts[0] in our_keys() and all(re.fullmatch(r"\w+", part) for part in parts)
+
+
+@cache
+def our_keys() -> set[str]:
+    """The first part of every key and the name of every group of the configuration but Hydra's."""
+    folder = config.conf_dir()
+    keys = yaml.safe_load((folder / "config.yaml").read_text("utf-8")).keys()
+    groups = {group.name for group in folder.iterdir() if group.is_dir()}
+    return {*keys, *groups} - {"defaults", "hydra"}
 
 
 def literal(text: str) -> str:

@@ -97,7 +97,14 @@ def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             column(str(file), list(table.fieldnames), TEXT)
         try:
             for row in table:
-                yield f"{file}, line {table.line_num}", row
+                where = f"{file}, line {table.line_num}"
+                if None in row:  # csv's key for what has no column
+                    count = len(table.fieldnames or ())
+                    raise InputError(
+                        f"{where}: {count + len(row[None])} fields, the header has {count}; a text "
+                        "with commas takes double quotes around it"
+                    )
+                yield where, row
         except csv.Error as error:
             raise InputError(f"{file}, line {table.line_num}: {error}") from None
 

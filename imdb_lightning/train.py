@@ -266,5 +266,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Reviews are encoded beforehand: loader workers cost more than they bring (2026-11).
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # A run here is one process: started by srun or not is all the same to it.
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     # Lightning 2.6.6 asks torch 2.13 in a way that it will drop (2026-11).
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")

@@ -59,6 +59,16 @@ def test_tables_hold_a_review_a_row(tmp_path: Path, name: str) -> None:
         assert found == texts and np.array_equal(label_N, np.array(labels, bool))
 
 
+def test_a_row_with_more_fields_than_the_header_is_refused(tmp_path: Path) -> None:
+    text = "text\nfine\nwonderful, but then it turned awful, boring and the worst\n"
+    (tmp_path / "r.csv").write_text(text)
+    with pytest.raises(InputError, match="line 3: 3 fields, the header has 1; a text with commas"):
+        list(read(tmp_path / "r.csv"))
+    (tmp_path / "r.csv").write_text("text,label\nfine,1,\n")
+    with pytest.raises(InputError, match="line 2: 3 fields, the header has 2"):
+        read_labelled(tmp_path / "r.csv")
+
+
 def test_labels_may_be_words(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("review,sentiment\na,positive\nb,Negative\nc,pos\n")
     assert read_labelled(tmp_path / "r.csv")[1].tolist() == [True, False, True]

@@ -6,6 +6,7 @@ pytest tests/test_train.py
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -314,9 +315,38 @@ def test_early_stopping_ends_a_run_that_learns_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_other_precisions_and_clipping_train(precision: str, tmp_path: Path) -> None:
-    overrides = [f"trainer.precision={precision}", "trainer.gradient_clip_val=0.1"]
+    # PyTorch's LSTM has bf16 on some processors alone.
+    overrides = [f"trainer.precision={precision}", "trainer.gradient_clip_val=0.1", "model=gru"]
     metrics = train(composed(*TINY, *overrides), tmp_path / "run")
     assert metrics["status"] == "done"
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_an_lstm_in_a_precision_that_the_processor_lacks_is_one_line(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # has neither
+    done = command(tmp_path, *TINY, f"trainer.precision={precision}")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"imdb_lightning: trainer.precision={precision}: PyTorch's LSTM cannot")
+    assert not (tmp_path / "outputs").exists()
+    done = command(tmp_path, *TINY, "model=custom_lstm", f"trainer.precision={precision}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_scheduler_on_the_path_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\nexit 1\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}{os.pathsep}{os.environ['PATH']}")
+    metrics = train(composed(*TINY), tmp_path / "run")
+    assert metrics["status"] == "done"
+    done = command(tmp_path, *TINY)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.real

@@ -131,7 +131,7 @@ def test_three_kills_in_one_epoch(straight: Callable[..., Path], tmp_path: Path)
         "test_checkpoint=best",
         "optim.average=0.9 optim.schedule=one_cycle optim.adversarial=0.1 model.word_dropout=0.2 "
         "model.embedding_dropout=0.2 test_checkpoint=best",
-        "trainer.gradient_clip_val=0.1 trainer.precision=bf16-mixed",
+        "model=custom_lstm trainer.gradient_clip_val=0.1 trainer.precision=bf16-mixed",
         "model.pooling=mean_padded data.truncation=head_tail data.max_length=45 data.distance=0",
         "+trainer.limit_train_batches=7",
     ],

@@ -106,6 +106,25 @@ def test_another_configuration_is_refused_by_its_keys(
     assert contents(copied / "run") == before
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "+hydra.callbacks.x={_target_:shutil.copy,src:/etc/hostname,dst:stolen}",
+        "hydra/launcher=joblib",
+        "model@hydra.callbacks.x=gru",
+        "+hydra@experiment=x",
+        "oops.seed=1",
+    ],
+)
+def test_overrides_that_no_run_writes_are_refused(copied: Path, foreign: str) -> None:
+    file = copied / "run" / ".hydra" / "overrides.yaml"
+    file.write_text(file.read_text() + f"- {json.dumps(foreign)}\n")
+    before = contents(copied / "run")
+    assert command(copied, "resume=run") == 2
+    assert f"overrides.yaml has {foreign!r}, which no run writes" in said(copied)
+    assert contents(copied / "run") == before and not (copied / "stolen").exists()
+
+
 def test_a_course_of_the_learning_rate_has_its_length(copied: Path) -> None:
     """More epochs would be another course over those that are done."""
     run = Run(copied / "run")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from imdb_lightning import Cell
 from imdb_lightning.model.backbones import Unrolled
 from imdb_lightning.model.cells import State
+from imdb_lightning.model.fused import unrolled
+from imdb_lightning.model.kernels import cuda
 from imdb_lightning.model.kernels.interpret import Interpreter
 from imdb_lightning.model.kernels.sequence import Generated
 from imdb_lightning.model.kernels.trace import CannotGenerateError
@@ -99,6 +102,40 @@ def test_tracing_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
     Generated(cell, cell.states)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_first_use_under_inference_mode_is_compared_with_the_loop_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cuda, "GraphedLoops", Interpreter)  # which it captures on a GPU
+    cell = CELLS["minimal"](3, 4)
+    sequence = cuda.CudaSequence(cell, unrolled, ("CUDA graphs",))
+    x = torch.randn(5, 2, 3)
+    with torch.inference_mode():
+        h, _ = sequence(x.clone(), cell.initial_state(2), None)
+        torch.testing.assert_close(h, Unrolled(cell)(x)[0])
+    assert sequence.by == "PyTorch"
+    sequence(x, cell.initial_state(2), None)[0].sum().backward()
+    assert cell.weight_hh.grad is not None
+    assert caplog.messages == []
+
+
+def test_results_that_differ_from_the_loops_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(Interpreter):
+        def forward(self, *arguments: Any) -> None:
+            super().forward(*arguments)
+            arguments[3][0][1:] += 0.1
+
+    monkeypatch.setattr(cuda, "GraphedLoops", Wrong)
+    cell = CELLS["coupled"](3, 4)
+    x = torch.randn(5, 2, 3)
+    sequence = cuda.CudaSequence(cell, unrolled, ("CUDA graphs",))
+    assert torch.equal(sequence(x, cell.initial_state(2), None)[0], Unrolled(cell)(x)[0])
+    assert sequence.by == "loop"
+    (line,) = caplog.messages
+    assert "its results differ from the loop's by" in line
 
 
 class OneMatrix(Cell):

@@ -64,7 +64,10 @@ class CudaSequence:
             return vendor.run(mode, self.cell, x_TBI, state)
         key = x_TBI.dtype, self.cell.training, precision.is_tf32()
         if key not in self.found:
-            self.found[key] = self._choose(x_TBI)
+            with torch.inference_mode(
+                False
+            ):  # it takes gradients, also where the first use is a test
+                self.found[key] = self._choose(x_TBI)
         choice = self.found[key]
         if choice is None:
             self.by = "loop"

@@ -36,6 +36,8 @@ def ended(T: int, lengths_B: Tensor | None) -> Tensor | None:
 class Interpreter:
     """The two loops over time of one plan."""
 
+    name = "PyTorch"
+
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 

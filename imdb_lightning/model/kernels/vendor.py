@@ -43,7 +43,7 @@ def _flatten(mode: str, cell: Any, weights: list[Tensor]) -> None:
     if getattr(cell, "_flattened", None) == places or torch.cuda.is_current_stream_capturing():
         return
     number = int(get_cudnn_mode(mode))
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         torch._cudnn_rnn_flatten_weight(
             weights, len(weights), cell.input_size, number, cell.hidden_size, 0, 1, False, False
         )

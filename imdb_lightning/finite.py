@@ -147,6 +147,9 @@ class Finite(Callback):
             "trainer.gradient_clip_val=1 may help"
         )
 
+    def on_validation_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        self._look(wait=True)  # before the epoch is recorded
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
         self._look(wait=True)
 

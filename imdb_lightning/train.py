@@ -266,6 +266,8 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Reviews are encoded beforehand: loader workers cost more than they bring (2026-11).
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # trainer=cpu is what was asked for.
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     # A run here is one process: started by srun or not is all the same to it.
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     # Lightning 2.6.6 asks torch 2.13 in a way that it will drop (2026-11).

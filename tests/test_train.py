@@ -335,6 +335,14 @@ def test_an_lstm_in_a_precision_that_the_processor_lacks_is_one_line(
     assert done.returncode == 0, done.stderr
 
 
+def test_a_gpu_that_is_not_asked_for_is_not_talked_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    available = "lightning.pytorch.accelerators.cuda.CUDAAccelerator.is_available"
+    monkeypatch.setattr(available, lambda: True)
+    assert train(composed(*TINY), tmp_path / "run")["status"] == "done"
+
+
 def test_a_scheduler_on_the_path_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,21 +50,25 @@ class StepGraphs:
     def __call__(self, model: Any, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
         """Mean loss with its gradient, losses (B,), logit differences (B,); None on a failure."""
         parameters = [p for p in model.parameters() if p.requires_grad]
-        places = tuple(p.data_ptr() for p in parameters)
-        if places != self.places:  # the weights have moved
+        if places(parameters) != self.places:  # the weights have moved
             self.graphs.clear()
-            self.places = places
-        tokens_BT, *columns = batch
-        T = tokens_BT.shape[1]
+            self.pool = None
+            self.places = places(parameters)
         steps = model.max_length
+        tokens_BT, *columns = batch
         if model.pooling != "mean_padded":
+            T = tokens_BT.shape[1]
             steps = max(T, min(-(-T // STEPS) * STEPS, model.max_length))
+        tokens_BT = tokens_BT[:, :steps]
         key = len(tokens_BT), steps
         if key not in self.graphs:
-            padded_BT = nn.functional.pad(tokens_BT, (0, steps - T))
+            padded_BT = nn.functional.pad(tokens_BT, (0, steps - tokens_BT.shape[1]))
 
             def run(tokens_BT: Tensor, *columns: Tensor) -> list[Tensor]:
                 loss_B, logit_B = model.losses((tokens_BT, *columns))
+                if any(runs_as_a_loop(layer) for layer in model.backbone.layers()):
+                    # What such a cell does in Python would be done once, when it is captured.
+                    raise RuntimeError("a cell runs step by step")
                 grads = torch.autograd.grad(loss_B.mean(), parameters, allow_unused=True)
                 return [loss_B.mean().detach(), loss_B.detach(), logit_B, *grads]
 
@@ -72,12 +76,15 @@ class StepGraphs:
                 self.graphs[key] = Captured(run, [padded_BT, *columns], self.pool)
             except RuntimeError as error:
                 lines = str(error).strip().splitlines() or [""]
-                log.warning("steps are not captured as CUDA graphs: %s", lines[0])
+                log.warning("training without CUDA graphs, which is slower: %s", lines[0])
                 self.failed = True
                 return None
             self.pool = self.graphs[key].pool
-            # Capturing has moved the weights of cuDNN's layers behind one another.
-            self.places = tuple(p.data_ptr() for p in parameters)
+            if places(parameters) != self.places:
+                # cuDNN's first use has put weights behind one another: older graphs read them
+                # where they were.
+                self.graphs = OrderedDict({key: self.graphs[key]})
+                self.places = places(parameters)
             if len(self.graphs) > KEPT:
                 self.graphs.popitem(last=False)
         self.graphs.move_to_end(key)
@@ -85,6 +92,16 @@ class StepGraphs:
         _, loss_B, logit_B, *_ = captured([tokens_BT, *columns])
         loss = StepFunction.apply(captured, *parameters)
         return loss, loss_B, logit_B
+
+
+def places(parameters: Sequence[Tensor]) -> tuple[int, ...]:
+    """Where the parameters are in memory."""
+    return tuple(parameter.data_ptr() for parameter in parameters)
+
+
+def runs_as_a_loop(layer: nn.Module) -> bool:
+    """Whether a layer's first use has found no kernel for its cell."""
+    return isinstance(layer, Fused) and getattr(layer.on_gpu, "by", "") == "loop"
 
 
 class StepFunction(torch.autograd.Function):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from imdb_lightning.model.classifier import Batch, Classifier
+from imdb_lightning.model.kernels.captured import Captured
 from imdb_lightning.model.network import POOLINGS
 from imdb_lightning.model.step_graphs import StepGraphs
 from tests.conftest import composed
@@ -48,6 +50,46 @@ def test_a_captured_step_has_the_loss_and_gradients_of_a_step(pooling: str) -> N
         ):
             torch.testing.assert_close(mine, target, rtol=1e-10, atol=1e-12)
     assert len(graphs.graphs) == (1 if pooling == "mean_padded" else 2)
+
+
+def test_graphs_go_when_the_weights_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's first use moves a cell's weights: here a batch of 5 after one of 4."""
+    model = classifier("mean")
+    graphs = StepGraphs()
+    losses = model.losses
+    (layer,) = model.backbone.layers()
+
+    def moving(given: Batch) -> tuple[Tensor, Tensor]:
+        if len(given[0]) == 5 and not moved:
+            moved.append(True)
+            for parameter in layer.parameters():
+                parameter.data = parameter.data.clone()
+        return losses(given)
+
+    moved: list[bool] = []
+    monkeypatch.setattr(model, "losses", moving)
+    tokens, lengths, labels, index = batch(9, 0)
+    four = tokens[:4], lengths[:4], labels[:4], index[:4]
+    assert graphs(model, four) is not None
+    first = next(iter(graphs.graphs.values()))
+    assert graphs(model, batch(9, 1)) is not None
+    assert first not in graphs.graphs.values()
+    assert graphs.places == tuple(p.data_ptr() for p in model.parameters())
+
+
+def test_tokens_beyond_the_length_that_is_padded_to_are_cut() -> None:
+    model = classifier("mean_padded")
+    model.max_length = 10
+    given = batch(14, 0)
+    found = StepGraphs()(model, given)
+    assert found is not None
+    torch.testing.assert_close(found[1], model.losses(given)[0])
+
+
+def test_a_graph_of_inference_mode_is_used_outside_of_it() -> None:
+    with torch.inference_mode():
+        captured = Captured(lambda x: [x + 1], [torch.zeros(3)])
+    assert torch.equal(captured([torch.ones(3)])[0], torch.full((3,), 2.0))
 
 
 def test_gradients_that_are_overwritten_are_refused() -> None:

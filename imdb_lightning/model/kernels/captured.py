@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,26 +18,37 @@ class Captured:
     ) -> None:
         """`pool`: of another graph, to share its memory with. Raises RuntimeError."""
         self.run = run
-        self.inputs = [tensor.clone() for tensor in tensors]
         self.turn = 0  # counts the calls
         self.pool = pool
         self.graph: Any = None
         self.results: list[Tensor] = []
-        if not self.inputs[0].is_cuda:
-            return
+        with_grad = torch.is_grad_enabled()
+        # Tensors of inference mode could not be written to outside of it.
+        with torch.inference_mode(False), torch.set_grad_enabled(with_grad):
+            self.inputs = [tensor.clone() for tensor in tensors]
+            if self.inputs[0].is_cuda:
+                with torch.cuda.device(self.inputs[0].device):
+                    self._capture()
+            else:
+                with torch.random.fork_rng(devices=[]):
+                    run(*self.inputs)
+
+    def _capture(self) -> None:
         # Random numbers are drawn where the graph is replayed, not here: a run that resumes
         # captures at other steps than one that goes through.
         random = torch.cuda.get_rng_state()
         current = torch.cuda.current_stream()
+        side = side_stream(torch.cuda.current_device())
         try:
-            side = torch.cuda.Stream()
             side.wait_stream(current)
             with torch.cuda.stream(side):  # libraries that are started here are not captured
-                run(*self.inputs)
+                self.run(*self.inputs)
             current.wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-                self.results = run(*self.inputs)
+            with torch.cuda.graph(
+                self.graph, pool=self.pool, stream=side, capture_error_mode="thread_local"
+            ):
+                self.results = self.run(*self.inputs)
             self.pool = self.graph.pool()
         finally:
             torch.cuda.set_stream(current)  # a capture that fails leaves its own
@@ -55,3 +67,9 @@ class Captured:
         else:
             self.graph.replay()
         return self.results
+
+
+@cache
+def side_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures: PyTorch keeps a workspace of cuBLAS for each stream."""
+    return torch.cuda.Stream(device)

@@ -129,6 +129,7 @@ class CudaSequence:
                 doubles[-1],
             )
         bound = TOLERANCE["tf32" if precision.is_tf32() else "exact"]
+        bound = max(bound, 16 * torch.finfo(like.dtype).eps)  # of bfloat16
         for value, target in zip(mine, theirs, strict=True):
             error = (value.double() - target).norm() / target.norm().clamp(min=1e-3)
             if not error < bound:  # also where it is no number

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from .trace import CannotGenerateError, Trace
@@ -39,6 +40,8 @@ UNARY = (
     "sigmoid tanh exp expm1 log log1p sqrt rsqrt sin cos erf abs neg reciprocal sign logical_not"
 ).split()
 BINARY = "add sub mul div maximum minimum gt ge lt le eq ne logical_and logical_or".split()
+MASKS = {"gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or", "logical_not"}
+"""Operations whose result is true or false."""
 COSTLY = {
     *"sigmoid tanh exp expm1 log log1p sqrt rsqrt sin cos erf reciprocal div".split(),
     *("product", "input", "row_sum", "row_max"),
@@ -75,8 +78,25 @@ class Graph:
             return rest[0]
         return tuple(rest)
 
+    def as_mask(self, node: int) -> int:
+        """A number as whether it is not zero."""
+        is_mask = self.nodes[node][0] in MASKS
+        return node if is_mask else self.add("ne", node, self.number(0))
+
+    def as_number(self, node: int) -> int:
+        """A mask as 1 and 0."""
+        if self.nodes[node][0] not in MASKS:
+            return node
+        return self.add("where", node, self.number(1), self.number(0))
+
     def operation(self, name: str, *operands: int) -> int:
         """The node of an operation unit by unit, in its simplest form."""
+        if name.startswith("logical"):
+            operands = tuple(map(self.as_mask, operands))
+        elif name == "where":
+            operands = self.as_mask(operands[0]), *map(self.as_number, operands[1:])
+        else:
+            operands = tuple(map(self.as_number, operands))
         values = [self.value(operand) for operand in operands]
         if name == "add":
             if values[0] == 0:
@@ -258,7 +278,9 @@ class Lowering:
         arguments = [value(argument) for argument in node.args]
         options = {name: value(argument) for name, argument in node.kwargs.items()}
         if node.target is operator.getitem:
-            return arguments[0][arguments[1]]
+            result = arguments[0][arguments[1]]
+            self.shape = _shape(node)
+            return self._checked(result, "split") if isinstance(result, Row) else result
         name = str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
         rule = self.rules.get(name)
         if rule is None:
@@ -266,11 +288,36 @@ class Lowering:
         first = node.args[0] if node.args else None
         self.shape = _shape(node)
         self.shape_in = _shape(first) if isinstance(first, fx.Node) else ()
+        parts = first if isinstance(first, list | tuple) else ()
+        self.parts = [_shape(part) for part in parts if isinstance(part, fx.Node)]
         try:
-            return rule(*arguments, **options)
+            result = rule(*arguments, **options)
+            return self._checked(result, name) if isinstance(result, Row) else result
         except (IndexError, AttributeError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise CannotGenerateError(f"the operation {name} in this form: {reason}") from error
+
+    def _groups_of(self, shape: tuple[int, ...]) -> int | None:
+        """How many groups a tensor of this shape is; None where it is not whole gates."""
+        if len(shape) == 3:  # (B, n, H) or (B, n, 1)
+            return shape[1] if shape[2] in (1, self.H) else None
+        if len(shape) == 2 and shape[1] != 1:
+            return shape[1] // self.H if shape[1] % self.H == 0 else None
+        return 1 if len(shape) <= 2 else None
+
+    def _checked(self, row: Row, name: str) -> Row:
+        """The row, if it is what the operation gives: a shape that is not of gates is refused."""
+        shape = self.shape
+        if len(shape) == 1 and math.prod(shape) > 1:  # a vector of parameters
+            return row
+        count = self._groups_of(shape)
+        if count is None:
+            raise CannotGenerateError(f"the operation {name} gives {shape}, not whole gates")
+        if len(row.groups) == count:
+            return row
+        if row.one and len(row.groups) == 1:
+            return Row(row.groups * count, one=shape[-1] == 1 and self.H > 1)
+        raise CannotGenerateError(f"the operation {name} gives {shape} in a way not known")
 
     # Values
 
@@ -360,26 +407,40 @@ class Lowering:
         if isinstance(value, VectorGrad):
             return value
         if isinstance(value, MatrixGrad):
-            return MatrixGrad(tuple(self._oriented(*product) for product in value.products))
+            found = [self._oriented(*product) for product in value.products]
+            return MatrixGrad(tuple(f for f in found if f is not None)) if any(found) else None
         row = self.row(value)  # of a constant that the step does not depend on
         if self.graph.value(row.groups[0]) == 0:
             return None
         raise CannotGenerateError("a parameter enters in a way that is not known")
 
-    def _oriented(self, left: Any, right: Any, transposed: bool) -> tuple[Any, Row, bool]:
-        """With what depends on the gradient on the right."""
+    def _oriented(
+        self, left: Row | Input, right: Row | Input, transposed: bool
+    ) -> tuple[Row | Input, Row, bool] | None:
+        """With what depends on the gradient on the right; None where nothing does: zero."""
         of_gradient = self.graph.of_gradient()
-        if isinstance(right, Input) or not of_gradient.intersection(right.groups):
-            left, right, transposed = right, left, not transposed
-        return left, right, transposed
+        if isinstance(right, Row) and of_gradient.intersection(right.groups):
+            return left, right, transposed
+        if isinstance(left, Row) and of_gradient.intersection(left.groups):
+            return right, left, not transposed
+        return None
 
     # Operations: `aten` and ATen's name. Reviews are dimension 0 and gates dimension 1.
 
     def _unary(self, name: str) -> Callable[..., Row]:
-        return lambda value, **_: self.each(name, value)
+        return lambda value: self.each(name, value)
 
     def _binary(self, name: str) -> Callable[..., Row]:
-        return lambda left, right, **_: self.each(name, left, right)
+        return lambda left, right: self.each(name, left, right)
+
+    def aten_to_copy(self, value: Any, dtype: Any = None, **_: Any) -> Any:
+        if dtype is not None and not dtype.is_floating_point and dtype != torch.bool:
+            raise CannotGenerateError(f"it converts to {dtype}")
+        if dtype in (torch.float16, torch.bfloat16):
+            raise CannotGenerateError(f"it converts to {dtype}")
+        if dtype == torch.bool:
+            return self.each("ne", value, 0)
+        return self.each("add", value, 0) if isinstance(value, Row) else value
 
     def atenadd(self, left: Any, right: Any, alpha: float = 1) -> Any:
         if alpha != 1:
@@ -431,8 +492,16 @@ class Lowering:
     def aten_same(self, value: Any, *_: Any, **__: Any) -> Any:
         return value
 
-    atenclone = atenalias = aten_to_copy = atenlift_fresh_copy = aten_same
-    atenunsqueeze = atensqueeze = atenexpand = atendetach = aten_same
+    atenclone = atenalias = atendetach = atenlift_fresh_copy = aten_same
+    atenunsqueeze = atensqueeze = aten_same
+
+    def atenexpand(self, value: Any, *_: Any, **__: Any) -> Any:
+        """One number for all units becomes as many groups as the shape has."""
+        if isinstance(value, Row) and value.one and self.shape and self.shape[-1] != 1:
+            count = self._groups_of(self.shape)
+            if count is not None and count % len(value.groups) == 0:
+                return Row(value.groups * (count // len(value.groups)))
+        return value
 
     def atenview(self, value: Any, shape: Any) -> Any:
         """(B, n*H), (B, n, H), and sums over reviews without the dimension that is gone."""
@@ -454,6 +523,8 @@ class Lowering:
     def atenslice(self, value: Any, dim: int = 0, start: Any = 0, end: Any = None, *_: Any) -> Any:
         if dim == 0:
             return value
+        if dim != 1:
+            raise CannotGenerateError("a slice within gates")
         row = self.row(value)
         width = len(row.groups) * self.H
         part = self._cut(start or 0, width if end is None else end, width)
@@ -469,11 +540,6 @@ class Lowering:
         groups = list(self._widened(value, count).groups)
         cut = self._cut(start or 0, width if end is None else end, width)
         groups[cut] = self._widened(part, len(groups[cut])).groups
-        return self._checked(groups, count)
-
-    def _checked(self, groups: list[int], count: int) -> Row:
-        if len(groups) != count:
-            raise CannotGenerateError("a part that is not as wide as its place")
         return Row(tuple(groups))
 
     def _widened(self, value: Any, count: int) -> Row:
@@ -486,7 +552,7 @@ class Lowering:
         return [self.atenslice(value, dim, end - size, end) for size, end in pairs]
 
     def atenselect(self, value: Any, dim: int, index: int) -> Row:
-        if dim != 1 or self.shape[-1] != self.H:
+        if dim != 1 or len(self.shape_in) != 3:
             raise CannotGenerateError("a selection that is not of a gate")
         return Row((self.row(value).groups[index],))
 
@@ -498,18 +564,31 @@ class Lowering:
         return Row(tuple(zeros))
 
     def atencat(self, values: Any, dim: int = 0) -> Row:
-        if dim not in (1, len(self.shape) - 1):
-            raise CannotGenerateError("reviews are put together")
-        rows = [self.row(value) for value in values]
+        if dim % len(self.shape) != 1:
+            raise CannotGenerateError("reviews or parts of gates are put together")
+        rows = []
+        for value, shape in zip(values, self.parts, strict=True):
+            self.shape_in = shape
+            row = self._widened(value, self._groups_of(shape) or 0)
+            if len(row.groups) != self._groups_of(shape) or shape[-1] == 1 != self.H:
+                raise CannotGenerateError(f"a part of {shape} is not whole gates")
+            rows.append(row)
         return Row(tuple(group for row in rows for group in row.groups))
 
     def atenfull(self, *arguments: Any, **_: Any) -> Row:
-        return self.row(arguments[1])
+        count = self._groups_of(self.shape) or 1
+        one = len(self.shape) < 2 or self.shape[-1] == 1
+        return Row((self.graph.number(arguments[1]),) * count, one)
 
     atenfull_like = atenfull
 
     def atenscalar_tensor(self, value: float, **_: Any) -> Row:
         return self.row(value)
+
+    def atendiv(self, left: Any, right: Any, rounding_mode: Any = None) -> Row:
+        if rounding_mode is not None:
+            raise CannotGenerateError("a division that rounds")
+        return self.each("div", left, right)
 
     def atenwhere(self, mask: Any, yes: Any, no: Any) -> Row:
         return self.each("where", mask, yes, no)
@@ -536,8 +615,9 @@ class Lowering:
     def atenlinalg_vector_norm(
         self, value: Any, order: float = 2, dims: Any = None, keepdim: bool = False, **_: Any
     ) -> Row:
-        if order != 2 or dims is None or 0 in dims:
-            raise CannotGenerateError("a norm that is not the Euclidean one of a review")
+        if order != 2:
+            raise CannotGenerateError("a norm that is not the Euclidean one")
+        self._last(dims)
         return self.each("sqrt", self._over_units("row_sum", self.each("mul", value, value)))
 
     def atenpow(self, base: Any, exponent: Any) -> Row:
@@ -570,7 +650,7 @@ class Lowering:
     def _over_units(self, name: str, value: Any) -> Row:
         """Over all units; in (B, n, H), over the units of each gate."""
         row = self.row(value)
-        if row.one:
+        if self.shape_in[-1] == 1 != self.H:
             raise CannotGenerateError(f"{name} of one number a review")
         gates = [(group,) for group in row.groups] if self.gates else [row.groups]
         return Row(tuple(self.graph.add(name, groups) for groups in gates), one=True)
@@ -591,29 +671,35 @@ class Lowering:
             if isinstance(value, VectorGrad):
                 return value._replace(to_one=True)
             return VectorGrad((self.row(value),), to_one=True)
+        self._last(dims)
         return self._over_units("row_sum", value)
 
+    def _last(self, dims: Any) -> None:
+        """Raises CannotGenerateError unless it is the dimension of the units."""
+        count = len(self.shape_in)
+        if dims is None or [dim % count for dim in dims] != [count - 1] or count < 2:
+            raise CannotGenerateError("a reduction that is not over the units")
+
     def atenamax(self, value: Any, dims: Any = (), keepdim: bool = False) -> Row:
-        if 0 in dims:
-            raise CannotGenerateError("a maximum over reviews")
+        self._last(dims)
         return self._over_units("row_max", value)
 
     def atenmean(self, value: Any, dims: Any = None, keepdim: bool = False, **_: Any) -> Row:
-        if dims is None or 0 in dims:
-            raise CannotGenerateError("a mean over reviews")
+        self._last(dims)
         width = self.H * (1 if self.gates else len(self.row(value).groups))
         return self.each("mul", self._over_units("row_sum", value), 1 / width)
 
     def atenvar_mean(
         self, value: Any, dims: Any = None, correction: Any = 1, keepdim: bool = False
     ) -> list[Row]:
-        if dims is None or 0 in dims:
-            raise CannotGenerateError("a variance over reviews")
+        self._last(dims)
         mean = self.atenmean(value, dims)
         width = self.H * (1 if self.gates else len(self.row(value).groups))
         away = self.each("sub", value, mean)
         total = self._over_units("row_sum", self.each("mul", away, away))
         count = width - (1 if correction is None else correction)
+        if count <= 0:
+            raise CannotGenerateError("a variance of one unit")
         return [self.each("mul", total, 1 / count), mean]
 
     def atenvar(

@@ -212,7 +212,8 @@ class Sums:
             product = self._columns(groups)
             if matrix is not None:
                 constant = self.constants[matrix.constant]
-                product = product @ (constant.mT if matrix.transposed else constant)
+                whole = constant.mT if matrix.transposed else constant
+                product = product @ whole[:, : self.shape[2]]  # x may be the first part of a row
             total = product if total is None else total + product
         return (
             torch.zeros_like(self.x_NI).view(self.shape)

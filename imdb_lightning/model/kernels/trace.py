@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions, get_decompositions
-from torch.func import functional_call, vjp
+from torch.func import functional_call, functionalize, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 
 
@@ -68,7 +68,8 @@ def _trace(cell: Any, states: int) -> Trace:
         values = dict(zip(named, rest[states:], strict=True))
         return tuple(functional_call(cell, values, (x_BI, tuple(rest[:states]))))
 
-    graph = _make_fx(whole, x_BI, *state, *kept)
+    graph = _make_fx(functionalize(whole), x_BI, *state, *kept)
+    _refuse(graph)
     constants, step = _split(graph, 1 + states, B)
     (output,) = (node for node in constants.graph.nodes if node.op == "output")
     shapes = [tuple(node.meta["val"].shape) for node in output.args[0]]
@@ -80,6 +81,18 @@ def _trace(cell: Any, states: int) -> Trace:
         return vjp(lambda *primals: tuple(step(*primals)), *primals)[1](tuple(grads))
 
     return Trace([*named], constants, shapes, step, _make_fx(back, x_BI, *state, *values, *grads))
+
+
+def _refuse(graph: fx.GraphModule) -> None:
+    """Raises CannotGenerateError where one step is not a function of its inputs alone."""
+    for node in graph.graph.nodes:
+        name = str(node.target).removeprefix("aten.").split(".")[0]
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise CannotGenerateError(f"it draws random numbers ({name})")
+        if name == "copy_":
+            raise CannotGenerateError("it changes a buffer or its input in place")
+        if name in ("detach", "alias"):
+            raise CannotGenerateError("it detaches a value from its gradient")
 
 
 def on(constants: fx.GraphModule, device: torch.device) -> fx.GraphModule:

@@ -21,7 +21,7 @@ from imdb_lightning.bench.timing import in_turn, table
 from tests.conftest import TINY, composed, environment, run_of
 
 
-def run(folder: Path, *arguments: str) -> dict:
+def run(folder: Path, *arguments: str, seconds: int = 280) -> dict:
     """`python -m imdb_lightning.bench ARGUMENTS`; what it wrote."""
     done = subprocess.run(
         [sys.executable, "-m", "imdb_lightning.bench", *arguments, "--json", "figures.json"],
@@ -29,7 +29,7 @@ def run(folder: Path, *arguments: str) -> dict:
         env=environment(folder),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=seconds,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "figures.json").read_text())
@@ -72,8 +72,8 @@ def test_the_gpus_layers_are_measured_on_a_cpu_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_stage_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
     stages = ["epochs", "repeats", "mixed", "grid"]
-    folder = tmp_path / "gpu"
-    figures = run(tmp_path, "gpu", "--device", "cpu", "--stages", *stages, "--output", str(folder))
+    options = ["--device", "cpu", "--minutes", "14", "--output", str(tmp_path / "gpu")]
+    figures = run(tmp_path, "gpu", *options, "--stages", *stages, seconds=900)
     found = figures["stages"]
     assert {name: stage["status"] for name, stage in found.items()} == dict.fromkeys(stages, "done")
     assert all(found["repeats"]["figures"].values())

@@ -5,6 +5,7 @@ Dimensions: B reviews, I input size, H hidden size.
 
 from __future__ import annotations
 
+import logging
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -43,6 +44,9 @@ def trace(cell: Any, states: int) -> Trace:
 
     Nothing is drawn from PyTorch's random numbers. `states` is the number of tensors in a state.
     """
+    # It logs the traceback of what it cannot trace, which is one line here.
+    tracer = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, tracer.disabled = tracer.disabled, True
     try:
         return _trace(cell, states)
     except CannotGenerateError:
@@ -51,6 +55,8 @@ def trace(cell: Any, states: int) -> Trace:
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"
         raise CannotGenerateError(f"it cannot be traced: {reason}") from error
+    finally:
+        tracer.disabled = disabled
 
 
 def _trace(cell: Any, states: int) -> Trace:

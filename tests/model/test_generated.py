@@ -198,7 +198,7 @@ class WiderInput(OneMatrix):
 REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "randomness": (lambda v, h: v * torch.rand_like(v), "it draws random numbers"),
     "dropout": (lambda v, h: torch.dropout(v, 0.5, True), "it draws random numbers"),
-    "if on data": (lambda v, h: v if v.sum() > 0 else -v, "it cannot be traced: .*DataDependent"),
+    "if on data": (lambda v, h: v if v.sum() > 0 else -v, "it asks for a number: if, while"),
     "reviews that see one another": (
         lambda v, h: v - v.mean(0),
         "a reduction that is not over the units",

@@ -52,6 +52,8 @@ def trace(cell: Any, states: int) -> Trace:
     except CannotGenerateError:
         raise
     except Exception as error:  # a stranger's code under a tracer fails in many ways
+        if "DataDependent" in type(error).__name__:
+            raise CannotGenerateError("it asks for a number: if, while or .item()") from error
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"
         raise CannotGenerateError(f"it cannot be traced: {reason}") from error

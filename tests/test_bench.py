@@ -14,6 +14,7 @@ import pytest
 
 from imdb_lightning.bench import __main__ as bench
 from imdb_lightning.bench.epoch import WAYS
+from imdb_lightning.bench.gpu import gpu
 from imdb_lightning.bench.gpu_layers import print_table
 from imdb_lightning.bench.layers import SUBJECTS
 from imdb_lightning.bench.step import PARTS, cell_flops
@@ -81,8 +82,7 @@ def test_every_stage_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
 
 
 def test_a_gpu_bench_stops_cleanly_at_its_limit(tmp_path: Path) -> None:
-    options = "--device cpu --minutes 0.01 --stages layers mixed --output".split()
-    figures = run(tmp_path, "gpu", *options, str(tmp_path / "gpu"))
+    figures = gpu("cpu", 0.01, tmp_path / "gpu", rounds=1, stages=["layers", "mixed"])
     assert [stage["status"] for stage in figures["stages"].values()] == ["out of time"] * 2
 
 

@@ -321,7 +321,9 @@ def test_other_precisions_and_clipping_train(precision: str, tmp_path: Path) -> 
     assert metrics["status"] == "done"
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize(
+    "precision", ["bf16-mixed", pytest.param("16-mixed", marks=pytest.mark.slow)]
+)
 def test_an_lstm_in_a_precision_that_the_processor_lacks_is_one_line(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,10 +110,10 @@ def test_another_configuration_is_refused_by_its_keys(
     "foreign",
     [
         "+hydra.callbacks.x={_target_:shutil.copy,src:/etc/hostname,dst:stolen}",
-        "hydra/launcher=joblib",
         "model@hydra.callbacks.x=gru",
-        "+hydra@experiment=x",
-        "oops.seed=1",
+        pytest.param("hydra/launcher=joblib", marks=pytest.mark.slow),
+        pytest.param("+hydra@experiment=x", marks=pytest.mark.slow),
+        pytest.param("oops.seed=1", marks=pytest.mark.slow),
     ],
 )
 def test_overrides_that_no_run_writes_are_refused(copied: Path, foreign: str) -> None:

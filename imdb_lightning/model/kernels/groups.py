@@ -314,7 +314,7 @@ class Lowering:
         if count is None:
             raise CannotGenerateError(f"the operation {name} gives {shape}, not whole gates")
         if len(row.groups) == count:
-            return row
+            return row._replace(one=row.one or (shape[-1:] == (1,) and self.H > 1))
         if row.one and len(row.groups) == 1:
             return Row(row.groups * count, one=shape[-1] == 1 and self.H > 1)
         raise CannotGenerateError(f"the operation {name} gives {shape} in a way not known")
@@ -521,10 +521,11 @@ class Lowering:
         return slice(start // self.H, end // self.H)
 
     def atenslice(self, value: Any, dim: int = 0, start: Any = 0, end: Any = None, *_: Any) -> Any:
-        if dim == 0:
+        dim %= max(1, len(self.shape_in))
+        if dim == 0 and self.shape == self.shape_in:
             return value
         if dim != 1:
-            raise CannotGenerateError("a slice within gates")
+            raise CannotGenerateError("a slice of reviews, or within gates")
         row = self.row(value)
         width = len(row.groups) * self.H
         part = self._cut(start or 0, width if end is None else end, width)

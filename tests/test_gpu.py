@@ -104,7 +104,7 @@ def test_steps_are_captured_and_dropout_is_drawn_anew(tmp_path: Path) -> None:
     torch.cuda.manual_seed(3)
     again = [net.graphs(net, given)[0].item() for _ in range(4)]  # type: ignore[index]
     assert again == first
-    other = StepGraphs()  # captured anew, at another place of the random numbers
+    other = StepGraphs()  # captured again, at another random state
     torch.cuda.manual_seed(3)
     assert [other(net, given)[0].item() for _ in range(4)] == first  # type: ignore[index]
 

@@ -105,7 +105,7 @@ class Bench:
         return done.stdout
 
     def train(self, name: str, *overrides: str) -> Path:
-        """A run of its own; its directory."""
+        """Train one run; returns its directory."""
         path = self.folder / "runs" / name
         shutil.rmtree(path, ignore_errors=True)
         self.command(*self.overrides(*overrides), f"hydra.run.dir={path}")

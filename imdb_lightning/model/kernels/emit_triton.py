@@ -173,7 +173,7 @@ class Kernel:
 
     @cached_property
     def wide(self) -> set[int]:
-        """What has a value of its own for each unit and review."""
+        """Nodes with one value per unit and review."""
         found: set[int] = set()
         for node, (kind, *rest) in enumerate(self.nodes):
             own = kind in ("state", "grad", "product") or (kind == "input" and rest[0])

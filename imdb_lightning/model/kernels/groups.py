@@ -264,7 +264,9 @@ class Lowering:
 
     def _attribute(self, tensor: Tensor) -> Row:
         if tensor.numel() != 1:
-            raise CannotGenerateError("it makes a tensor of its own; a buffer can hold it")
+            raise CannotGenerateError(
+                "it creates a tensor inside the step; register it as a buffer"
+            )
         return Row((self.graph.number(tensor.item()),), one=True)
 
     def _call(self, node: fx.Node, found: dict[fx.Node, Any]) -> Any:

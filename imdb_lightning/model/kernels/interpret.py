@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbones import ended
 from .groups import UNARY
 from .plan import Plan
 
@@ -24,13 +25,6 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     **{name: getattr(torch, name) for name in ("maximum", "minimum", "where")},
 }
 OF_TENSORS = ("maximum", "minimum", "where")  # operations that take no numbers
-
-
-def ended(T: int, lengths_B: Tensor | None) -> Tensor | None:
-    """True at the steps (T, B, 1) after a review's end; None where no lengths are given."""
-    if lengths_B is None:
-        return None
-    return (torch.arange(T, device=lengths_B.device).unsqueeze(1) >= lengths_B).unsqueeze(2)
 
 
 class Interpreter:
@@ -52,7 +46,7 @@ class Interpreter:
     ) -> None:
         """Fill `states`, (T+1, B, H) each, from their first row on, and `saved_TBSH`."""
         plan = self.plan
-        ended_TB1 = ended(len(inputs_TBPH), lengths_B)
+        ended_TB1 = ended(inputs_TBPH, lengths_B)
         for t in range(len(inputs_TBPH)):
             values = Values(plan, constants, rows_RH, states[0][t])
             for k, state in enumerate(states):
@@ -83,7 +77,7 @@ class Interpreter:
         """Fill `columns_TBDH`; the gradient of the first state. `grads`: of the last state."""
         plan = self.plan
         now = list(grads)
-        ended_TB1 = ended(len(grad_h_TBH), lengths_B)
+        ended_TB1 = ended(grad_h_TBH, lengths_B)
         for t in reversed(range(len(grad_h_TBH))):
             now[0] = now[0] + grad_h_TBH[t]
             values = Values(plan, constants, rows_RH, states[0][t])

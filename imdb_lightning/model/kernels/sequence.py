@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbones import ended
 from . import precision
 from .groups import Input, MatrixGrad, Row, VectorGrad, lower
-from .interpret import ended
 from .plan import Plan, plan
 from .trace import on, trace
 
@@ -25,7 +25,7 @@ State = tuple[Tensor, ...]
 
 
 class Generated:
-    """What is made of a cell once: its plan and the graph of its constants.
+    """A traced cell: its plan and the graph of its constants.
 
     Raises CannotGenerateError where the cell's step is outside the language.
     """
@@ -72,9 +72,9 @@ class SequenceFunction(torch.autograd.Function):
         plan, H = generated.plan, generated.H
         state, constants = tensors[:count], tensors[count:]
         T, B, _ = x_TBI.shape
-        ended_TB1 = ended(T, lengths_B)
+        ended_TB1 = ended(x_TBI, lengths_B)
         if ended_TB1 is not None:
-            x_TBI = x_TBI.masked_fill(ended_TB1, 0)  # whatever it holds
+            x_TBI = x_TBI.masked_fill(ended_TB1, 0)  # NaN there would spread
         rows_RH = rows(plan, constants, x_TBI, H)
         with precision.of_layers(x_TBI):
             inputs_TBPH = inputs(plan, constants, x_TBI, H)
@@ -244,7 +244,7 @@ class Sums:
     def _sum(self, row: Row, to_one: bool) -> Tensor:
         """Over steps and reviews; where `to_one` is set, over units too."""
         parts = self._run(self.totals_DH, 0, row.groups)
-        if row.one:  # one number a review, which stands in all units
+        if row.one:  # one number a review, repeated for all units
             parts = parts[:, :1]
         return parts.sum() if to_one else parts.flatten()
 

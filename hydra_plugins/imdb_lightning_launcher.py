@@ -1,6 +1,6 @@
 """Where Hydra looks for launchers: a namespace package that all its plugins share."""
 
-from imdb_lightning import launcher
+from imdb_lightning.runs import launcher
 
 
 class LocalPool(launcher.LocalPool):

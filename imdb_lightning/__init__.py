@@ -1,10 +1,11 @@
-"""A bench for recurrent text classifiers: RNN, LSTM and GRU on IMDB film reviews.
+"""A benchmark for recurrent text classifiers: RNN, LSTM and GRU on IMDB film reviews.
 
     python -m imdb_lightning model=gru trainer.max_epochs=10
 
 The way from this command to the equations: `__main__.main` -> `train.train` ->
-`model.classifier.Classifier._step` -> `model.backbones.Backbone.forward` ->
-`model.cells.LSTMCell.step`, or its fast equal in `model.fused` and `model/kernels/recurrent.c`.
+`model.classifier.Classifier._step` -> `model.backbones.Backbone.forward`, and from there for
+`model.implementation=loop` `model.cells.GRUCell.step`; for `fused` a kernel of the same mathematics
+in `model.fused` and `model/kernels/`; for PyTorch's layers `torch.nn.GRU.forward`.
 """
 
 import os
@@ -12,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from .inference import load as load
     from .model.cells import Cell as Cell
     from .model.cells import GRUCell as GRUCell
     from .model.cells import LSTMCell as LSTMCell
     from .model.cells import RNNCell as RNNCell
     from .model.check import check_cell as check_cell
-    from .trained import load as load
 
 # Threads that wait for one another spin before they sleep: by default so long that beside a busy
-# neighbour a step takes twenty times as long. OpenMP reads this when torch is loaded, later.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GCC's, in turns
+# process a step takes twenty times as long. OpenMP reads this when torch is loaded, later.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GCC's, in iterations
 os.environ.setdefault("KMP_BLOCKTIME", "1")  # Intel's and LLVM's, in milliseconds
 
 __version__ = "0.1.0"
@@ -29,13 +30,13 @@ __all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "check_cell", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, since torch takes seconds to import and --help does not need it.
+    # Lazily, since torch takes seconds to import and --help does not need it.
     if name == "check_cell":
         from .model.check import check_cell
 
         return check_cell
     if name == "load":
-        from .trained import load
+        from .inference import load
 
         return load
     if name in __all__:

@@ -1,60 +1,63 @@
-"""What recurrent nets are to be measured by: models without recurrence, on the same splits.
+"""Baselines: models without recurrence, on the same splits.
 
 python -m imdb_lightning.baselines
-python -m imdb_lightning.baselines nb_logistic data.path=PATH --output outputs/baselines
+python -m imdb_lightning.baselines nb_logistic --data PATH --output outputs/baselines
 
-nb_logistic: logistic regression on words and pairs of words, each weighted by how much more often
-it stands in positive reviews than in negative ones (Wang and Manning 2012, binary counts).
+nb_logistic: logistic regression on words and pairs of words, weighted by the log ratio of their
+frequencies in positive and negative reviews (Wang and Manning 2012, binary counts).
 tfidf_logistic: logistic regression on TF-IDF of words and pairs of words.
 bag_of_embeddings: the mean of learned word embeddings, and one linear layer (PyTorch).
 
-Each is fitted on train, with the strength of its regularisation or its epoch chosen on val, and
-tested once; then fitted again on all labelled reviews with what val chose, as NAME_refit, and
-tested. With --unsupervised each tells the unlabelled reviews too, which a run learns from it with
-`teacher`. It takes `pip install 'imdb-lightning[baselines]'`.
+Each is fitted on train, with its regularisation or its number of epochs selected on val, and tested
+once; then fitted on all labelled reviews with the selected value, as NAME_refit, and tested. With
+--unlabelled each predicts the unlabelled reviews too, so that it can be a `teacher`. It needs
+`pip install 'imdb-lightning[baselines]'`.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import cli
+from .config.schema import KEYS
 
-VAL_SIZE, SPLIT_SEED = 5_000, 0  # data.val_size, data.seed
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # C of the logistic regressions
+
+VAL_SIZE, SPLIT_SEED = KEYS["data.val_size"].default, KEYS["data.seed"].default
+INVERSE_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # C of the logistic regressions
 EPOCHS, SIZE, VOCABULARY, LENGTH = 10, 128, 30_000, 100_000  # of the bag of embeddings
 
 log = logging.getLogger(__name__)
 
 
-class Labelled(NamedTuple):
-    """Some reviews."""
+class Dataset(NamedTuple):
+    """Dataset reviews."""
 
     texts: list[str]
     labels: np.ndarray  # bool, positive
-    rows: np.ndarray  # in the official split
+    rows: np.ndarray  # in their official split
 
 
-class Fitted(NamedTuple):
-    """A model that tells the logit of each text, and how large it is."""
+class FittedModel(NamedTuple):
+    """A function from texts to logits, and its number of parameters."""
 
     logits: Callable[[Sequence[str]], np.ndarray]
     parameters: int
 
 
-Fit = Callable[[Labelled, Any], Fitted]
+Fit = Callable[[Dataset, Any], FittedModel]
 
 
-def nb_logistic(train: Labelled, strength: float) -> Fitted:
-    """`strength` is scikit-learn's C."""
+def nb_logistic(train: Dataset, C: float) -> FittedModel:
+    """Logistic regression with naive Bayes features. C: inverse strength of the penalty."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     words = CountVectorizer(binary=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", min_df=2)
@@ -64,39 +67,39 @@ def nb_logistic(train: Labelled, strength: float) -> Fitted:
         total = 1 + np.asarray(counts[train.labels == label].sum(0)).ravel()
         shares.append(total / total.sum())
     ratio = np.log(shares[0] / shares[1]).astype(np.float32)
-    model = regression(counts.multiply(ratio).tocsr(), train.labels, strength)
-    return Fitted(
+    model = regression(counts.multiply(ratio).tocsr(), train.labels, C)
+    return FittedModel(
         lambda texts: model.decision_function(words.transform(texts).multiply(ratio).tocsr()),
         2 * len(ratio) + 1,
     )
 
 
-def tfidf_logistic(train: Labelled, strength: float) -> Fitted:
-    """`strength` is scikit-learn's C."""
+def tfidf_logistic(train: Dataset, C: float) -> FittedModel:
+    """Logistic regression on TF-IDF. C: inverse strength of the penalty."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     words = TfidfVectorizer(
         ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", min_df=2, sublinear_tf=True
     )
-    model = regression(words.fit_transform(train.texts), train.labels, strength)
-    return Fitted(
+    model = regression(words.fit_transform(train.texts), train.labels, C)
+    return FittedModel(
         lambda texts: model.decision_function(words.transform(texts)),
         2 * len(words.vocabulary_) + 1,
     )
 
 
-def regression(features: Any, labels: np.ndarray, strength: float) -> Any:
+def regression(features: Any, labels: np.ndarray, C: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=strength, solver="liblinear", random_state=0).fit(features, labels)
+    return LogisticRegression(C=C, solver="liblinear", random_state=0).fit(features, labels)
 
 
-def bag_of_embeddings(train: Labelled, epochs: int) -> Fitted:
-    """Adam at 2e-3, batches of 64, whole reviews."""
+def bag_of_embeddings(train: Dataset, epochs: int) -> FittedModel:
+    """Trained with Adam at 2e-3 on batches of 64 complete reviews."""
     import torch
     from torch import nn
 
-    from .data.batches import ByLength, EncodedReviews, LengthBuckets
+    from .data.batches import BucketBatchSampler, EncodedReviews, SortedBatchSampler
     from .data.text import Tokenizer
 
     torch.manual_seed(0)
@@ -110,7 +113,7 @@ def bag_of_embeddings(train: Labelled, epochs: int) -> Fitted:
     model = nn.Sequential(bag, nn.Dropout(0.5), nn.Linear(SIZE, 1))
     nn.init.normal_(bag.weight, std=0.1)
     reviews = encoded(train.texts, train.labels)
-    order = LengthBuckets(reviews.lengths, 64, seed=0)
+    order = BucketBatchSampler(reviews.lengths, 64, seed=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, fused=True)
     for epoch in range(epochs):
         order.set_epoch(epoch)
@@ -127,41 +130,40 @@ def bag_of_embeddings(train: Labelled, epochs: int) -> Fitted:
         model.eval()
         others = encoded(texts, np.zeros(len(texts)))
         logit_N = np.empty(len(texts), np.float32)
-        for rows in ByLength(others.lengths, 256):
+        for rows in SortedBatchSampler(others.lengths, 256):
             logit_N[rows] = model(others.__getitems__(rows)[0])[:, 0].numpy()
         return logit_N
 
-    return Fitted(logits, sum(p.numel() for p in model.parameters()))
+    return FittedModel(logits, sum(p.numel() for p in model.parameters()))
 
 
 BASELINES: dict[str, tuple[Fit, str, Sequence[Any]]] = {
-    "nb_logistic": (nb_logistic, "C", STRENGTHS),
-    "tfidf_logistic": (tfidf_logistic, "C", STRENGTHS),
+    "nb_logistic": (nb_logistic, "C", INVERSE_STRENGTHS),
+    "tfidf_logistic": (tfidf_logistic, "C", INVERSE_STRENGTHS),
     "bag_of_embeddings": (bag_of_embeddings, "epochs", range(1, EPOCHS + 1)),
 }
 
 
-def measure(
-    name: str, path: str | None, output: Path, refit: bool, unsupervised: bool = False
+def run_baseline(
+    name: str, path: str | None, output: Path, refit: bool, unlabelled: bool = False
 ) -> None:
-    """Fit, test and write one baseline, with what val chooses or, as a `refit`, with what it chose.
+    """Fit, test and write one baseline; as a `refit` with the value that val has selected.
 
-    Leaves with 1 where the reviews cannot be used.
+    Exits with 1 if the reviews cannot be used.
     """
-    from . import process
     from .data import sources
-    from .data.module import hold_out
-    from .run import Run
+    from .data.split import stratified_holdout
+    from .runs.run import Run
+    from .runtime import process
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    process.prepare()
+    process.configure()
     try:
-        copy = sources.find(path, unsupervised)
-        official = sources.load(copy, unsupervised)
-        rows, val_rows = hold_out(official["train"].labels, VAL_SIZE, SPLIT_SEED)
+        root = sources.locate(path, unlabelled)
+        official = sources.load(root, unlabelled)
+        rows, val_rows = stratified_holdout(official["train"].labels, VAL_SIZE, SPLIT_SEED)
     except sources.DataError as error:
-        print(f"imdb_lightning.baselines: {error}", file=sys.stderr)
-        sys.exit(1)
+        cli.fail(str(error), code=cli.FAILED, command="baselines")
     if refit:
         rows = np.arange(len(official["train"].labels))
     train, val = part(official["train"], rows), part(official["train"], val_rows)
@@ -170,186 +172,152 @@ def measure(
         for name, reviews in official.items()
         if name != "train"
     }
-    fit, what, choices = BASELINES[name]
-    started = (time.perf_counter(), time.process_time())
+    fit, hyperparameter, values = BASELINES[name]
+    started = time.perf_counter(), time.process_time()
     if refit:
         known = Run(output / name).metrics
-        if known["data"]["fingerprint"] != sources.fingerprint(copy):
-            print(
-                f"imdb_lightning.baselines: {output / name} was fitted on other reviews than those "
-                f"of {copy}; give another --output",
-                file=sys.stderr,
+        if known["data"]["fingerprint"] != sources.fingerprint(root):
+            cli.fail(
+                f"{output / name} was fitted on other reviews than those of {root}; give another "
+                "--output",
+                code=cli.FAILED,
+                command="baselines",
             )
-            sys.exit(1)
-        choices = [known["chosen"]]
-    best: tuple[float, Any, Fitted] | None = None
-    for choice in choices:
-        fitted = fit(train, choice)
-        accuracy = float(((fitted.logits(val.texts) > 0) == val.labels).mean())
+        values = [known["value"]]
+    best: tuple[float, Any, FittedModel] | None = None
+    for value in values:
+        model = fit(train, value)
+        accuracy = float(((model.logits(val.texts) > 0) == val.labels).mean())
         if not refit:
-            log.info("%s, %s=%g: val accuracy %.4f", name, what, choice, accuracy)
-        if best is None or accuracy > best[0]:  # the first of equals
-            best = (accuracy, choice, fitted)
+            log.info("%s, %s=%g: val accuracy %.4f", name, hyperparameter, value, accuracy)
+        if best is None or accuracy > best[0]:  # ties: the first
+            best = (accuracy, value, model)
     assert best is not None
-    _, choice, fitted = best
-    about: dict[str, Any] = {
+    _, value, model = best
+    data = {"source": str(root), "fingerprint": sources.fingerprint(root)}
+    if unlabelled:
+        data[sources.UNLABELLED] = sources.fingerprint(root, (sources.UNLABELLED,))
+    metadata: dict[str, Any] = {
         "model": f"{name}_refit" if refit else name,
-        **({"refit": True} if refit else {}),
-        "what": what,
-        "chosen": choice,
-        "data": {
-            "source": str(copy),
-            "fingerprint": sources.fingerprint(copy),
-            **(
-                {"unsupervised": sources.fingerprint(copy, (sources.UNSUPERVISED,))}
-                if unsupervised
-                else {}
-            ),
-        },
+        **({"train_on_val": True} if refit else {}),
+        "hyperparameter": hyperparameter,
+        "value": value,
+        "data": data,
     }
-    write(output / about["model"], about, fitted, {"val": val, **others}, started)
+    write(output / metadata["model"], metadata, model, {"val": val, **others}, started)
 
 
-def times(started: tuple[float, float]) -> dict[str, float]:
-    """Since then, by the clock and of all threads together."""
-    wall, work = started
-    return {
-        "seconds": time.perf_counter() - wall,
-        "core_seconds": time.process_time() - work,
-    }
-
-
-def part(reviews: Any, rows: np.ndarray) -> Labelled:
-    return Labelled([reviews.texts[row] for row in rows], reviews.labels[rows] == 1, rows)
+def part(reviews: Any, rows: np.ndarray) -> Dataset:
+    return Dataset([reviews.texts[row] for row in rows], reviews.labels[rows] == 1, rows)
 
 
 def write(
     folder: Path,
-    about: dict[str, Any],
-    fitted: Fitted,
-    splits: dict[str, Labelled],
+    metadata: dict[str, Any],
+    model: FittedModel,
+    splits: dict[str, Dataset],
     started: tuple[float, float],
 ) -> None:
-    """Test it; metrics.json and predictions.parquet, as a run has them.
+    """Test the model; write metrics.json and predictions.parquet, as a run does.
 
-    The unlabelled reviews stand in the latter too, with the label -1.
+    The latter has the unlabelled reviews too, with the label -1.
     """
     import torch
 
-    from . import process, statistics
-    from .data.sources import UNSUPERVISED
-    from .model.classifier import Scores
-    from .record import device_name
-    from .run import Run
-    from .train import git_commit
+    from .data.sources import UNLABELLED
+    from .metrics.calibration import nll
+    from .model.classifier import EvalOutput
+    from .runs.run import Run
+    from .runtime.provenance import device_name, git_commit, peak_memory, processor_name
 
-    scores = {}
+    outputs = {}
     for name, reviews in splits.items():
-        logit_N = fitted.logits(reviews.texts)
-        scores[name] = Scores(
-            loss=statistics.nll(logit_N, reviews.labels),
+        logit_N = model.logits(reviews.texts)
+        outputs[name] = EvalOutput(
+            loss=nll(logit_N, reviews.labels),
             accuracy=float(((logit_N > 0) == reviews.labels).mean()),
             index_N=torch.from_numpy(reviews.rows),
-            labels_N=torch.from_numpy(np.where(name == UNSUPERVISED, -1, reviews.labels)),
-            margins_N=torch.from_numpy(logit_N.astype(np.float32)),
+            labels_N=torch.from_numpy(np.where(name == UNLABELLED, -1, reviews.labels)),
+            logit_N=torch.from_numpy(logit_N.astype(np.float32)),
         )
     metrics = {
         "status": "done",
         "baseline": True,
         "dataset": "imdb",
         "seed": 0,
-        **about,
-        **times(started),
+        **metadata,
+        "seconds": time.perf_counter() - started[0],
+        "cpu_seconds": time.process_time() - started[1],
         "git": git_commit(),
-        "parameters": fitted.parameters,
-        "val/acc": scores["val"].accuracy,
-        "val/loss": scores["val"].loss,
-        "test/acc": scores["test"].accuracy,
-        "test/loss": scores["test"].loss,
+        "parameters": model.parameters,
+        "val/acc": outputs["val"].accuracy,
+        "val/loss": outputs["val"].loss,
+        "test/acc": outputs["test"].accuracy,
+        "test/loss": outputs["test"].loss,
         "device": device_name(torch.device("cpu")),
-        "processor": process.processor(),
-        "peak_memory": process.peak_memory(),
+        "processor": processor_name(),
+        "peak_memory": peak_memory(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
-    run.write_predictions(scores)
+    run.write_predictions(outputs)
     run.write_metrics(metrics)
     log.info(
         "%s: %s=%g, test accuracy %.4f, %.0f s (%s)",
-        *(metrics["model"], metrics["what"], metrics["chosen"]),
+        *(metrics["model"], metrics["hyperparameter"], metrics["value"]),
         *(metrics["test/acc"], metrics["seconds"], folder),
     )
 
 
-def main() -> None:
-    """Exits with 0, 1 where a baseline failed, 2 where there is nothing to fit."""
-    arguments = parser().parse_args()
-    names, path = [], None
-    for text in arguments.what:
-        key, _, value = text.partition("=")
-        if key == "data.path" and value:
-            path = value
-        elif text in BASELINES:
-            names.append(text)
-        else:
-            leave(f"{text}: it takes {', '.join(BASELINES)} or data.path=PATH")
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exits with 0, with 1 if a baseline failed, with 2 if there is nothing to fit."""
+    arguments = (p := parser()).parse_args(argv)
+    for name in arguments.names:
+        if name not in BASELINES:
+            p.fail(f"{name}: must be one of {', '.join(BASELINES)}")
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        leave("scikit-learn is not here: pip install 'imdb-lightning[baselines]'")
-    import os
-
+        p.fail("scikit-learn is missing: pip install 'imdb-lightning[baselines]'")
     from .data import sources
-    from .run import Run
+    from .runs.run import Run
 
-    path = path or os.environ.get("IMDB_DATA")
+    path = arguments.data or os.environ.get("IMDB_DATA")
     try:
-        sources.find(path, arguments.unsupervised)
+        sources.locate(path, arguments.unlabelled)
     except sources.DataError as error:
-        leave(str(error))
+        p.fail(str(error))
     failed = False
-    for name in names or BASELINES:
+    for name in arguments.names or BASELINES:
         for refit in (False, True):
             folder = arguments.output / (f"{name}_refit" if refit else name)
-            more = arguments.unsupervised and not refit
+            unlabelled = arguments.unlabelled and not refit
             if (folder / "metrics.json").exists():
-                lacks = more and sources.UNSUPERVISED not in Run(folder).metrics["data"]
-                what = "is done without --unsupervised; move it away" if lacks else "is done"
+                lacks = unlabelled and sources.UNLABELLED not in Run(folder).metrics["data"]
+                what = "is done without --unlabelled; move it away" if lacks else "is done"
                 print(f"{folder} {what}; another --output fits it again")
                 failed = failed or lacks
                 continue
-            # In a process of its own, whose peak of memory is the baseline's.
+            # In a process of its own, so that its peak memory is the baseline's.
             process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(name, path, arguments.output, refit, more)
+                target=run_baseline, args=(name, path, arguments.output, refit, unlabelled)
             )
             process.start()
             process.join()
             if process.exitcode != 0:
                 failed = True
                 break
-    sys.exit(1 if failed else 0)
+    sys.exit(cli.FAILED if failed else 0)
 
 
-def leave(*lines: str) -> NoReturn:
-    for line in lines:
-        print(f"imdb_lightning.baselines: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imdb_lightning.baselines",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "what", metavar="NAME | data.path=PATH", nargs="*", help="default: all of them"
-    )
-    parser.add_argument(
-        "--unsupervised", action="store_true", help="tell the unlabelled reviews too"
-    )
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("outputs/baselines"))
-    return parser
+def parser() -> cli.Parser:
+    p = cli.Parser("baselines", __doc__)
+    p.add_argument("names", metavar="NAME", nargs="*", help=f"{', '.join(BASELINES)}; default: all")
+    p.add_data()
+    p.add_argument("--unlabelled", action="store_true", help="predict the unlabelled reviews too")
+    p.add_argument("--output", metavar="DIR", type=Path, default=Path("outputs/baselines"))
+    return p
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Evaluate a run on a split of its data, or on a file of labelled reviews.
+"""Evaluate a model on a split of its data, or on a file of labelled reviews.
 
 python -m imdb_lightning.evaluate RUN
-python -m imdb_lightning.evaluate RUN --split val data.path=PATH
+python -m imdb_lightning.evaluate RUN --split val --data PATH
 python -m imdb_lightning.evaluate RUN --file reviews.csv
 
 The file has columns text and label (0 or negative, 1 or positive).
@@ -9,115 +9,119 @@ The file has columns text and label (0 or negative, 1 or positive).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .predict import positive
-from .reviews import InputError, read_labelled
+from . import cli
+from .data.files import InputError, read_labelled
+from .data.labels import LABELS
 
 
 if TYPE_CHECKING:
-    from .trained import Trained
+    from .inference import Predictor
 
-LENGTHS = (50, 100, 200, 400, 800)  # words: the upper ends of the groups
 WRONG = 20  # reviews shown
 WIDTH = 100  # characters of a review shown
 
 
-def main() -> None:
-    """Exits with 0, or 2 where the model or the reviews cannot be read."""
-    arguments = parser().parse_args()
-    from . import process
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exits with 0, or 2 if the model or the reviews cannot be read."""
+    arguments = (p := parser()).parse_args(argv)
     from .data.sources import DataError
-    from .trained import LoadError, load
+    from .inference import LoadError, load  # late: torch takes seconds to import
+    from .runtime import process
 
-    process.prepare()
+    process.configure()
     try:
         model = load(arguments.run, arguments.trust)
         if arguments.file:
             texts, labels = read_labelled(Path(arguments.file))
             name = arguments.file
         else:
-            texts, labels = split(model, arguments.split, arguments.data)
+            texts, labels = reviews_of_split(model.data, arguments.split, arguments.data)
             name = f"{model.data['name']} {arguments.split}"
         result = evaluate(model, texts, labels, arguments.batch_size)
     except (LoadError, InputError, DataError) as error:
-        leave(str(error))
+        p.fail(str(error))
     if arguments.json:
         print(json.dumps({"model": str(model.path), "reviews": name, **result}))
     else:
         print(*report(name, result), sep="\n")
 
 
-def split(model: Trained, name: str, overrides: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The texts and labels of "val" or "test" as the run saw them. Raises DataError, LoadError."""
-    from .data import sources, synthetic
-    from .data.module import hold_out
-    from .trained import LoadError
+def reviews_of_split(
+    data: Mapping[str, Any], name: str, path: str | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Texts and labels of "val" or "test" as the run saw them. Raises DataError.
 
-    data = model.data
-    path = data.get("path") or os.environ.get("IMDB_DATA")
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key != "data.path" or not value:
-            raise LoadError(f"{text}: only data.path=PATH can be given")
-        path = value
-    if data["name"] == "synthetic":
-        sizes = (data["train_size"] + data["val_size"], data["test_size"])
-        official = synthetic.corpus(*sizes, data["distance"], data["max_length"], data["seed"])
-    else:
-        official = sources.load(sources.find(path))
-    if name == "test":
-        return official["test"].texts, official["test"].labels.astype(bool)
-    train = official["train"]
-    _, rows = hold_out(train.labels, data["val_size"], data["seed"])
-    return [train.texts[row] for row in rows], train.labels[rows].astype(bool)
+    `data` is the run's group of that name; `path` is where the reviews are now.
+    """
+    from .data.split import official_splits, val_reviews
+
+    path = path or data.get("path") or os.environ.get("IMDB_DATA")
+    official = official_splits({**data, "path": path})
+    reviews = official["test"]
+    if name == "val":
+        reviews = val_reviews(official, data["val_size"], data["seed"])
+    return reviews.texts, reviews.labels.astype(bool)
 
 
 def evaluate(
-    model: Trained, texts: Sequence[str], label_N: np.ndarray, batch_size: int = 256
+    model: Predictor, texts: Sequence[str], label_N: np.ndarray, batch_size: int = 256
 ) -> dict[str, Any]:
     """Accuracies, F1, AUC and ECE are fractions 0..1, losses cross entropy in nats per review."""
-    from . import statistics
+    from .metrics.calibration import calibration_error, nll
+    from .metrics.scores import auc, f1, length_groups, proportion_interval
 
     logit_N = model.logits(texts, batch_size).astype(float)
-    right_N = (logit_N > 0) == label_N
+    correct_N = (logit_N > 0) == label_N
     words_N = np.array([len(text.split()) for text in texts])
     tempered_N = logit_N / model.temperature
-    doubt = np.argsort(np.where(right_N, np.inf, -np.abs(logit_N)), kind="stable")
-    wrong = [int(row) for row in doubt[:WRONG] if not right_N[row]]
+    doubt = np.argsort(np.where(correct_N, np.inf, -np.abs(logit_N)), kind="stable")
+    wrong = [int(row) for row in doubt[:WRONG] if not correct_N[row]]
     confusion = {
-        f"{actual} as {told}": int(
-            ((label_N == (actual == "positive")) & ((logit_N > 0) == (told == "positive"))).sum()
+        f"{actual} as {predicted}": int(
+            (
+                (label_N == (actual == "positive")) & ((logit_N > 0) == (predicted == "positive"))
+            ).sum()
         )
-        for actual in ("negative", "positive")
-        for told in ("negative", "positive")
+        for actual in LABELS
+        for predicted in LABELS
     }
     both = 0 < label_N.sum() < len(label_N)
     return {
         "count": len(texts),
-        "accuracy": float(right_N.mean()),
-        "accuracy_interval": statistics.proportion_interval(int(right_N.sum()), len(right_N)),
-        "loss": statistics.nll(logit_N, label_N),
-        "f1": statistics.f1(logit_N > 0, label_N),
-        "auc": statistics.auc(logit_N, label_N) if both else None,
-        "ece": statistics.calibration_error(logit_N, label_N),
+        "accuracy": float(correct_N.mean()),
+        "accuracy_interval": proportion_interval(int(correct_N.sum()), len(correct_N)),
+        "loss": nll(logit_N, label_N),
+        "f1": f1(logit_N > 0, label_N),
+        "auc": auc(logit_N, label_N) if both else None,
+        "ece": calibration_error(logit_N, label_N),
         "temperature": model.temperature,
-        "loss_with_temperature": statistics.nll(tempered_N, label_N),
-        "ece_with_temperature": statistics.calibration_error(tempered_N, label_N),
+        "loss_with_temperature": nll(tempered_N, label_N),
+        "ece_with_temperature": calibration_error(tempered_N, label_N),
         "confusion": confusion,
-        "by_words": by_length(words_N, right_N),
+        "by_words": [
+            {
+                "over": low,
+                "to": high,
+                "count": int(inside_N.sum()),
+                "accuracy": float(correct_N[inside_N].mean()),
+            }
+            for low, high, inside_N in length_groups(words_N)
+            if inside_N.any()
+        ],
         "wrong": [
             {
                 "index": row,
-                "label": "positive" if label_N[row] else "negative",
+                "label": LABELS[int(label_N[row])],
+                "predicted": LABELS[int(logit_N[row] > 0)],
                 "probability": round(model.prediction(logit_N[row]).probability, 6),
                 "text": texts[row],
             }
@@ -126,20 +130,10 @@ def evaluate(
     }
 
 
-def by_length(words_N: np.ndarray, right_N: np.ndarray) -> list[dict[str, Any]]:
-    groups = []
-    for low, high in zip((0, *LENGTHS), (*LENGTHS, None), strict=True):
-        inside_N = (words_N > low) & (words_N <= (high or np.inf)) | ((low == 0) & (words_N == 0))
-        if inside_N.any():
-            accuracy = float(right_N[inside_N].mean())
-            groups.append(
-                {"over": low, "to": high, "count": int(inside_N.sum()), "accuracy": accuracy}
-            )
-    return groups
-
-
 def report(name: str, result: dict[str, Any]) -> list[str]:
-    """The same for people."""
+    """Lines for the terminal."""
+    from .metrics.scores import length_label
+
     low, high = result["accuracy_interval"]
     auc = "-" if result["auc"] is None else f"{result['auc']:.4f}"
     lines = [
@@ -151,14 +145,14 @@ def report(name: str, result: dict[str, Any]) -> list[str]:
         f"temperature {result['temperature']:.3g})",
         f"ECE          {result['ece']:.4f}  ({result['ece_with_temperature']:.4f} with it)",
         "",
-        "confusion    told negative  told positive",
+        "confusion    predicted negative  predicted positive",
     ]
-    for actual in ("negative", "positive"):
-        counts = [result["confusion"][f"{actual} as {told}"] for told in ("negative", "positive")]
+    for actual in LABELS:
+        counts = [result["confusion"][f"{actual} as {predicted}"] for predicted in LABELS]
         lines.append(f"{actual:11}  {counts[0]:13,}  {counts[1]:13,}")
     lines += ["", "words        reviews  accuracy"]
     for group in result["by_words"]:
-        span = f"{group['over'] + 1}-{group['to']}" if group["to"] else f"over {group['over']}"
+        span = length_label(group["over"], group["to"])
         lines.append(f"{span:11}  {group['count']:7,}  {group['accuracy']:.4f}")
     if result["wrong"]:
         lines += ["", "the most confidently wrong"]
@@ -166,31 +160,22 @@ def report(name: str, result: dict[str, Any]) -> list[str]:
         text = " ".join(wrong["text"].split())
         text = text if len(text) <= WIDTH else f"{text[:WIDTH]}..."
         lines.append(
-            f"{wrong['index']:6}  {wrong['label']}, not {wrong['probability']:.4f}  {text}"
+            f"{wrong['index']:6}  label {wrong['label']}, predicted {wrong['predicted']} "
+            f"(p={wrong['probability']:.3f})  {text}"
         )
     return lines
 
 
-def leave(line: str) -> NoReturn:
-    print(f"imdb_lightning.evaluate: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imdb_lightning.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="a run, one of its checkpoints, or an export")
-    parser.add_argument("data", metavar="data.path=PATH", nargs="*", help="where the reviews are")
-    which = parser.add_mutually_exclusive_group()
+def parser() -> cli.Parser:
+    p = cli.Parser("evaluate", __doc__)
+    p.add_model()
+    p.add_data()
+    which = p.add_mutually_exclusive_group()
     which.add_argument("--split", choices=["test", "val"], default="test", help="default: test")
     which.add_argument("--file", help="labelled reviews: .csv, .jsonl, .parquet")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--batch-size", type=positive, default=256, help="reviews at a time (256)")
-    parser.add_argument("--trust", action="store_true", help="run a cell that is not ours")
-    return parser
+    p.add_argument("--json", action="store_true", help="one JSON object")
+    p.add_batch_size()
+    return p
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Predict reviews: label and probability for each, one line a review.
+"""Predict reviews: label and probability of each, one line a review.
 
 python -m imdb_lightning.predict RUN "A wonderful film." "A dull one."
 python -m imdb_lightning.predict RUN - < reviews.txt
@@ -9,96 +9,74 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from .reviews import SUFFIXES, InputError, lines, read
+from . import cli
+from .data.files import SUFFIXES, InputError, lines, read_texts
 
 
 if TYPE_CHECKING:
-    from .trained import Trained
+    from .inference import Predictor
 
 
-def main() -> None:
-    """Exits with 0, or 2 where the model or the reviews cannot be read."""
-    arguments = parser().parse_args()
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exits with 0, or 2 if the model or the reviews cannot be read."""
+    arguments = (p := parser()).parse_args(argv)
     if bool(arguments.texts) == bool(arguments.file):
-        leave("give reviews, or - for one a line on standard input, or --file")
-    from . import process  # late: torch takes seconds
-    from .trained import LoadError, load
+        p.fail("give reviews, or - for one a line on standard input, or --file")
+    from .inference import LoadError, load  # late: torch takes seconds to import
+    from .runtime import process
 
-    process.prepare()
-
+    process.configure()
     try:
-        model = load(arguments.run, arguments.trust)
-        predict(model, arguments)
+        predict(load(arguments.run, arguments.trust), arguments)
     except (LoadError, InputError) as error:
-        leave(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        p.fail(str(error))
 
 
-def predict(model: Trained, arguments: argparse.Namespace) -> None:
+def predict(model: Predictor, arguments: argparse.Namespace) -> None:
+    """Print the predictions as they are made."""
+    from .inference import WINDOW
+
+    from_stdin = arguments.texts == ["-"]
     if arguments.file:
-        texts = read(Path(arguments.file))
-    elif arguments.texts == ["-"]:
+        texts = read_texts(Path(arguments.file))
+    elif from_stdin:
         texts = lines(sys.stdin.buffer)
     else:
         texts = iter(arguments.texts)
     bar = None
-    if (
-        sys.stderr.isatty()
-        and not sys.stdout.isatty()
-        and (arguments.file or arguments.texts == ["-"])
-    ):
+    if sys.stderr.isatty() and not sys.stdout.isatty() and (arguments.file or from_stdin):
         from tqdm import tqdm
 
         bar = tqdm(unit=" reviews", file=sys.stderr)
-    one_by_one = arguments.texts == ["-"] and sys.stdin.isatty()
-    from .trained import WINDOW
-
-    window = 1 if one_by_one else WINDOW * arguments.batch_size
+    interactive = from_stdin and sys.stdin.isatty()
+    window = 1 if interactive else WINDOW * arguments.batch_size
     for number, prediction in enumerate(model.stream(texts, arguments.batch_size, window)):
         if arguments.json:
             row = {"index": number, **prediction._asdict()}
             row["logit"] = round(prediction.logit, 6)
             row["probability"] = round(prediction.probability, 6)
-            print(json.dumps(row), flush=one_by_one)
+            print(json.dumps(row), flush=interactive)
         else:
-            print(f"{prediction.label}\t{prediction.probability:.4f}", flush=one_by_one)
+            print(f"{prediction.label}\t{prediction.probability:.4f}", flush=interactive)
         if bar is not None:
             bar.update()
     sys.stdout.flush()
 
 
-def leave(line: str) -> NoReturn:
-    print(f"imdb_lightning.predict: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of reviews, 1 or more")
-    return int(text)
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imdb_lightning.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="a run, one of its checkpoints, or an export")
-    parser.add_argument("texts", metavar="TEXT", nargs="*", help="reviews; - reads standard input")
-    parser.add_argument("--file", help=f"reviews: {', '.join(SUFFIXES)}")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line")
-    parser.add_argument("--batch-size", type=positive, default=256, help="reviews at a time (256)")
-    parser.add_argument("--trust", action="store_true", help="run a cell that is not ours")
-    return parser
+def parser() -> cli.Parser:
+    p = cli.Parser("predict", __doc__)
+    p.add_model()
+    p.add_argument("texts", metavar="TEXT", nargs="*", help="reviews; - reads standard input")
+    p.add_argument("--file", help=f"reviews: {', '.join(SUFFIXES)}")
+    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    p.add_batch_size()
+    return p
 
 
 if __name__ == "__main__":

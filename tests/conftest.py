@@ -15,21 +15,21 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from imdb_lightning import config
+from imdb_lightning.config.overrides import check_command_line
 from imdb_lightning.train import train
 
 
 REAL = os.environ.get("IMDB_DATA")
 
-# Where what is built while tests are collected is kept, and no longer than they run.
+# For what is built while tests are collected; removed when they end.
 CACHE = tempfile.TemporaryDirectory(prefix="imdb_lightning-")
 os.environ["IMDB_LIGHTNING_CACHE"] = CACHE.name
 
-# Small tensors are fastest on one thread, also where other work shares the cores.
+# Small tensors are fastest on one thread, even if other work shares the cores.
 THREADS = "1"
 torch.set_num_threads(int(THREADS))
 
-# What the default experiment=smoke takes from disk and time, less than half again.
+# Smaller and faster than experiment=smoke.
 TINY = (
     "data=synthetic data.train_size=64 data.val_size=16 data.test_size=16 data.max_length=60 "
     "data.batch_size=8 data.cache_dir=null model.embedding_size=8 model.hidden_size=8 "
@@ -39,7 +39,7 @@ TINY = (
 
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's reviews, cache or hub, nor writes beside the project."""
+    """No test sees the user's reviews, cache or hub, or writes into the project."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("IMDB_DATA", raising=False)
     monkeypatch.setenv("IMDB_LIGHTNING_CACHE", str(tmp_path / "cache"))
@@ -56,7 +56,7 @@ def real_data() -> Iterator[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What a command sees whose cache and hub are in `folder`: no reviews, no network."""
+    """The environment of a command with its cache and hub in `folder`: no reviews, no network."""
     variables = {name: value for name, value in os.environ.items() if name != "IMDB_DATA"}
     return variables | {
         "IMDB_LIGHTNING_CACHE": str(folder / "cache"),
@@ -66,21 +66,24 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m imdb_lightning ARGUMENTS` in `folder`, as a user would run it."""
+def command(
+    folder: Path, *arguments: object, module: str = "", timeout: int = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """`python -m imdb_lightning[.MODULE] ARGUMENTS` in `folder`, as a user would run it."""
+    name = f"imdb_lightning.{module}" if module else "imdb_lightning"
     return subprocess.run(
-        [sys.executable, "-m", "imdb_lightning", *arguments],
+        [sys.executable, "-m", name, *map(str, arguments)],
         cwd=folder,
-        env=environment(folder),
+        env=environment(folder) | variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 
 def composed(*overrides: str) -> DictConfig:
-    """The configuration of these overrides, which must have no mistake."""
-    line = config.check(overrides)
+    """The configuration of these overrides, which must be correct."""
+    line = check_command_line(overrides)
     assert line.mistakes == []
     (cfg,) = line.jobs
     return cfg

@@ -15,16 +15,16 @@ import pyarrow.parquet
 import pytest
 
 from imdb_lightning import baselines
-from imdb_lightning.baselines import BASELINES, Labelled
+from imdb_lightning.baselines import BASELINES, Dataset
 from imdb_lightning.data import synthetic
 from imdb_lightning.report.runs import read_predictions
-from imdb_lightning.run import Run
+from imdb_lightning.runs.run import Run
 from tests.conftest import environment, some_reviews, write_parquet
 
 
-def some(name: str, count: int) -> Labelled:
+def some(name: str, count: int) -> Dataset:
     reviews = synthetic.corpus(600, 300, 10, 200, 0)[name]
-    return Labelled(reviews.texts[:count], reviews.labels[:count] == 1, np.arange(count))
+    return Dataset(reviews.texts[:count], reviews.labels[:count] == 1, np.arange(count))
 
 
 @pytest.mark.parametrize(("name", "choice"), [*zip(BASELINES, (1.0, 1.0, 25), strict=True)])
@@ -41,7 +41,7 @@ def test_ratios_are_those_of_wang_and_manning() -> None:
     """By hand: (1 + reviews of a class with the word) over the sum of these, as a logarithm."""
     texts = ["good film", "good film", "bad film", "film bad"]
     labels = np.array([True, True, False, False])
-    fitted = baselines.nb_logistic(Labelled(texts, labels, np.arange(4)), 1.0)
+    fitted = baselines.nb_logistic(Dataset(texts, labels, np.arange(4)), 1.0)
     # Words in two reviews or more: bad, film, good, "good film"; counts 0 2 2 2 and 2 2 0 0.
     positive, negative = np.array([1, 3, 3, 3]) / 10, np.array([3, 3, 1, 1]) / 8
     features = np.array([[0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]])
@@ -55,23 +55,23 @@ def test_what_it_leaves_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(BASELINES, "nb_logistic", (baselines.nb_logistic, "C", (1e-4, 1.0)))
     data = write_parquet(tmp_path / "d", train=some_reviews(200), test=some_reviews(60, 200))
     for refit in (False, True):
-        baselines.measure("nb_logistic", str(data), tmp_path / "out", refit)
+        baselines.run_baseline("nb_logistic", str(data), tmp_path / "out", refit)
     for name in ("nb_logistic", "nb_logistic_refit"):
         run = Run(tmp_path / "out" / name)
         splits = read_predictions(run.predictions)
         metrics = run.metrics
         assert {split: len(rows.index) for split, rows in splits.items()} == {"val": 40, "test": 60}
         for split, rows in splits.items():
-            assert metrics[f"{split}/acc"] == rows.right.mean() == 1
+            assert metrics[f"{split}/acc"] == rows.correct.mean() == 1
         assert metrics["model"] == name and metrics["status"] == "done"
-        assert metrics["chosen"] == 1e-4  # the first of equals
+        assert metrics["value"] == 1e-4  # ties: the first
     other = write_parquet(tmp_path / "other", train=some_reviews(200, 7), test=some_reviews(60))
     with pytest.raises(SystemExit, match="1"):
-        baselines.measure("nb_logistic", str(other), tmp_path / "out", refit=True)
+        baselines.run_baseline("nb_logistic", str(other), tmp_path / "out", refit=True)
     assert Run(tmp_path / "out" / "nb_logistic_refit").metrics == metrics
 
 
-def test_the_unlabelled_reviews_are_told_where_they_are_asked_for(
+def test_the_unlabelled_reviews_are_predicted_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(baselines, "VAL_SIZE", 40)
@@ -83,20 +83,25 @@ def test_the_unlabelled_reviews_are_told_where_they_are_asked_for(
         test=some_reviews(60, 200),
         unsupervised={"text": unlabelled["text"], "label": [-1] * 30},
     )
-    baselines.measure("nb_logistic", str(data), tmp_path / "out", False, unsupervised=True)
+    baselines.run_baseline("nb_logistic", str(data), tmp_path / "out", False, unlabelled=True)
     table = pyarrow.parquet.read_table(Run(tmp_path / "out" / "nb_logistic").predictions)
-    told = table.filter(pyarrow.compute.equal(table["split"], "unsupervised"))
-    assert told["label"].to_pylist() == [-1] * 30 and told["index"].to_pylist() == [*range(30)]
-    assert [logit > 0 for logit in told["logit"].to_pylist()] == [
+    predicted = table.filter(pyarrow.compute.equal(table["split"], "unsupervised"))
+    assert predicted["label"].to_pylist() == [-1] * 30 and predicted["index"].to_pylist() == [
+        *range(30)
+    ]
+    assert [logit > 0 for logit in predicted["logit"].to_pylist()] == [
         label == 1 for label in unlabelled["label"]
     ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
-        (["nb_logistc"], "nb_logistc: it takes nb_logistic, tfidf_logistic, bag_of_embeddings"),
-        (["data.path=/none"], "no such file or folder: /none"),
+        (
+            ["nb_logistc"],
+            "nb_logistc: must be one of nb_logistic, tfidf_logistic",
+        ),
+        (["--data", "/none"], "no such file or folder: /none"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("more", "code", "told"),
-    [([], 0, "is done; another"), (["--unsupervised"], 1, "is done without --unsupervised")],
+    [([], 0, "is done; another"), (["--unlabelled"], 1, "is done without --unlabelled")],
 )
 def test_what_is_done_is_not_fitted_again(
     more: list[str], code: int, told: str, tmp_path: Path

@@ -1,4 +1,4 @@
-"""The bench runs, counts right and writes what it prints; how fast anything is, no test says.
+"""The benchmarks run, count correctly and write what they print; speed is asserted nowhere.
 
 pytest tests/test_bench.py
 """
@@ -6,32 +6,23 @@ pytest tests/test_bench.py
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from imdb_lightning.bench import __main__ as bench
-from imdb_lightning.bench.epoch import WAYS
+from imdb_lightning.bench.epoch import VARIANTS
 from imdb_lightning.bench.gpu import gpu
 from imdb_lightning.bench.gpu_layers import print_table
-from imdb_lightning.bench.layers import SUBJECTS
+from imdb_lightning.bench.layers import CASES
 from imdb_lightning.bench.step import PARTS, cell_flops
-from imdb_lightning.bench.timing import in_turn, table
-from tests.conftest import TINY, composed, environment, run_of
+from imdb_lightning.bench.timing import interleaved, table
+from tests.conftest import TINY, command, composed, run_of
 
 
 def run(folder: Path, *arguments: str, seconds: int = 280) -> dict:
-    """`python -m imdb_lightning.bench ARGUMENTS`; what it wrote."""
-    done = subprocess.run(
-        [sys.executable, "-m", "imdb_lightning.bench", *arguments, "--json", "figures.json"],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-    )
+    """`python -m imdb_lightning.bench ARGUMENTS`; returns the figures."""
+    done = command(folder, *arguments, "--json", "figures.json", module="bench", timeout=seconds)
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "figures.json").read_text())
     assert set(figures) >= {"bench", "machine"}
@@ -40,8 +31,8 @@ def run(folder: Path, *arguments: str, seconds: int = 280) -> dict:
 
 
 def test_the_names_of_the_command_line_are_those_of_the_bench() -> None:
-    assert set(bench.NAMES) == set(SUBJECTS)
-    assert set(bench.WAYS) == set(WAYS)
+    assert set(bench.NAMES) == set(CASES)
+    assert set(bench.VARIANTS) == set(VARIANTS)
 
 
 @pytest.mark.slow
@@ -107,7 +98,7 @@ def test_step(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_saving(tmp_path: Path) -> None:
     long_enough = ["data.train_size=2000", "trainer.max_epochs=9"]
-    figures = run(tmp_path, "saving", *TINY, *long_enough, "model=custom_rnn")
+    figures = run(tmp_path, "checkpointing", *TINY, *long_enough, "model=custom_rnn")
     assert figures["step_ms"] > figures["look_ms"]["median"] > 0
     assert figures["save_ms"]["median"] > 0 and figures["checkpoint_bytes"] > 10_000
     assert {file.name for file in tmp_path.iterdir() if file.is_dir()} <= {"cache"}
@@ -115,7 +106,7 @@ def test_saving(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_epoch_and_scaling(tmp_path: Path) -> None:
-    figures = run(tmp_path, "epoch", "--ways", "fused", "plain script", "--rounds", "1")
+    figures = run(tmp_path, "epoch", "--variants", "fused", "plain script", "--rounds", "1")
     assert figures["dataset"] == "synthetic reviews"
     assert all(len(taken) == 1 for taken in figures["seconds"].values())
     figures = run(tmp_path, "scaling", "--cells", "rnn", "--rounds", "1")
@@ -130,7 +121,7 @@ def test_a_step_of_the_reports_lstm_is_two_and_a_half_gflop() -> None:
 
 def test_things_are_timed_in_turn() -> None:
     order: list[str] = []
-    times = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
+    times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
     rounds = ["".join(order[i : i + 2]) for i in range(0, 12, 2)]
     assert {*rounds} == {"ab", "ba"}  # each once a round, in an order that changes
     assert set(times) == {"a", "b"}

@@ -16,15 +16,16 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from imdb_lightning import load, process
-from imdb_lightning.checkpoint import random_states, set_random_states
+from imdb_lightning import load
+from imdb_lightning.callbacks.non_finite import NonFiniteGuard
 from imdb_lightning.data.batches import DeviceLoader
-from imdb_lightning.data.module import ReviewData
-from imdb_lightning.finite import Finite
+from imdb_lightning.data.datamodule import ReviewDataModule
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.model.step_graphs import StepGraphs
-from imdb_lightning.run import Run
-from imdb_lightning.train import quiet, train
+from imdb_lightning.runs.run import Run
+from imdb_lightning.runtime import process
+from imdb_lightning.runtime.random_state import get_random_state, set_random_state
+from imdb_lightning.train import train
 from tests.conftest import TINY, command, composed, environment, run_of
 
 
@@ -56,11 +57,11 @@ class NoWaiting(lightning.Callback):
 def test_a_training_step_waits_for_nothing(
     model: str, pooling: str, graphs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet()
+    process.ignore_lightning_warnings()
     if not graphs:
         monkeypatch.setattr(StepGraphs, "can", lambda *_: False)
     cfg = composed(*ON_GPU, f"model={model}", f"model.pooling={pooling}")
-    data = ReviewData(cfg.data, cfg.seed)
+    data = ReviewDataModule(cfg.data, cfg.seed)
     data.setup()
     (tmp_path / "run").mkdir()
     trainer = lightning.Trainer(
@@ -68,7 +69,7 @@ def test_a_training_step_waits_for_nothing(
         devices=1,
         max_epochs=3,
         deterministic=True,
-        callbacks=[Finite(Run(tmp_path / "run")), NoWaiting()],
+        callbacks=[NonFiniteGuard(Run(tmp_path / "run")), NoWaiting()],
         logger=False,
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -76,7 +77,7 @@ def test_a_training_step_waits_for_nothing(
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    with process.restored():
+    with process.preserve_global_state():
         trainer.fit(Classifier.from_config(cfg.model, cfg.optim), datamodule=data)
     assert isinstance(trainer.train_dataloader, DeviceLoader)
 
@@ -92,17 +93,17 @@ def test_captured_steps_are_those_without_graphs(model: str, tmp_path: Path) -> 
         assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-3)
 
 
-def test_steps_are_captured_and_dropout_is_drawn_anew(tmp_path: Path) -> None:
+def test_steps_are_captured_and_dropout_is_redrawn(tmp_path: Path) -> None:
     cfg = composed(*ON_GPU, "model=custom_gru", "model.dropout=0.5")
-    data = ReviewData(cfg.data, cfg.seed)
+    data = ReviewDataModule(cfg.data, cfg.seed)
     data.setup()
     net = Classifier.from_config(cfg.model, cfg.optim).cuda()
     given = [t.cuda() for t in data.splits["train"].__getitems__([*range(8)])]
     torch.cuda.manual_seed(3)
-    first = [net.graphs(net, given)[0].item() for _ in range(4)]  # type: ignore[index]
+    first = [net.step_graphs(net, given)[0].item() for _ in range(4)]  # type: ignore[index]
     assert len(set(first)) == 4
     torch.cuda.manual_seed(3)
-    again = [net.graphs(net, given)[0].item() for _ in range(4)]  # type: ignore[index]
+    again = [net.step_graphs(net, given)[0].item() for _ in range(4)]  # type: ignore[index]
     assert again == first
     other = StepGraphs()  # captured again, at another random state
     torch.cuda.manual_seed(3)
@@ -114,7 +115,7 @@ def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(tmp_path:
     overrides = [*ON_GPU, "model=custom_gru", "optim.lr=1e30", "trainer.max_epochs=3"]
     with pytest.raises(Exception, match="loss (inf|nan), gradient norm"):
         train(composed(*overrides), path)
-    facts = json.loads((path / "not_finite.json").read_text())
+    facts = json.loads((path / "non_finite.json").read_text())
     assert 1 <= facts["step"] <= 24
     for file in (path / "checkpoints").glob("*.ckpt"):
         state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
@@ -139,9 +140,9 @@ def test_a_run_resumes_to_the_same_bits(model: str, tmp_path: Path) -> None:
 
 def test_random_states_are_those_of_the_gpu_too() -> None:
     device = torch.device("cuda", 0)
-    states = random_states(device)
+    states = get_random_state(device)
     first = torch.rand(5, device=device)
-    set_random_states(states, device)
+    set_random_state(states, device)
     assert torch.equal(first, torch.rand(5, device=device))
 
 
@@ -182,7 +183,7 @@ def test_a_run_from_a_gpu_is_used_on_a_cpu(model: str, tmp_path: Path) -> None:
 
     predictor = load(run)
     cfg = composed(*ON_GPU, f"model={model}")
-    data = ReviewData(cfg.data, cfg.seed)
+    data = ReviewDataModule(cfg.data, cfg.seed)
     data.setup()
     with torch.no_grad():
         tokens, lengths, _, index = data.splits["test"].__getitems__([*range(16)])

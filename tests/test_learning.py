@@ -12,12 +12,13 @@ import lightning
 import pytest
 import torch
 
-from imdb_lightning import checkpoint
-from imdb_lightning.adversarial import Adversarial, away
-from imdb_lightning.data.module import ReviewData
+from imdb_lightning.callbacks.adversarial import AdversarialTraining, perturbation
+from imdb_lightning.callbacks.lr_schedule import PCT_START, OneCycle, one_cycle
+from imdb_lightning.data.datamodule import ReviewDataModule
 from imdb_lightning.model.classifier import Classifier
-from imdb_lightning.schedule import RISE, OneCycle, one_cycle
-from imdb_lightning.train import quiet, train
+from imdb_lightning.runs import checkpoint
+from imdb_lightning.runtime import process
+from imdb_lightning.train import train
 from tests.conftest import TINY, composed
 
 
@@ -25,7 +26,7 @@ def test_the_learning_rate_is_torchs_one_cycle() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     steps = 1001
     torchs = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1.0, total_steps=steps, pct_start=RISE, final_div_factor=1e9
+        optimizer, max_lr=1.0, total_steps=steps, pct_start=PCT_START, final_div_factor=1e9
     )
     for step in range(steps - 1):
         # Its first phase ends a step earlier: a thousandth of the way.
@@ -46,9 +47,9 @@ def fit(
     """A classifier after training in float64, and its gradients at the last step."""
     cfg = composed(*TINY, *overrides)
     lightning.seed_everything(0, verbose=False)
-    data = ReviewData(cfg.data, 0)
+    data = ReviewDataModule(cfg.data, 0)
     data.setup()
-    quiet()
+    process.ignore_lightning_warnings()
     model = Classifier.from_config(cfg.model, cfg.optim).double()
     gradients: list[torch.Tensor] = []
 
@@ -99,7 +100,7 @@ def test_steps_of_several_batches_have_one_course(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_average_is_what_is_validated_saved_and_tested(tmp_path: Path) -> None:
     """An average of which no step becomes a part but the first stays as it was after that."""
-    options = [*TINY, "model=rnn", "optim.lr=0.05", "optim.average=0.999999999"]
+    options = [*TINY, "model=rnn", "optim.lr=0.05", "optim.ema_decay=0.999999999"]
     for which in ("last", "best"):
         cfg = composed(*options, f"test_checkpoint={which}", "trainer.max_epochs=3")
         metrics = train(cfg, tmp_path / which)
@@ -114,19 +115,19 @@ def test_the_average_is_what_is_validated_saved_and_tested(tmp_path: Path) -> No
         assert any(not torch.equal(own[name], current[name]) for name in own)
 
 
-def test_the_average_gives_way_to_the_best_weights(tmp_path: Path) -> None:
+def test_the_best_weights_replace_the_average(tmp_path: Path) -> None:
     """Predictions on val are those of the weights that are tested."""
     from imdb_lightning.report.runs import read_predictions
     from tests.conftest import run_of
 
-    options = ("model=rnn", "optim.lr=0.05", "optim.average=0.5", "trainer.max_epochs=6")
+    options = ("model=rnn", "optim.lr=0.05", "optim.ema_decay=0.5", "trainer.max_epochs=6")
     run = run_of(tmp_path / "run", *options, "test_checkpoint=best", "seed=2")
-    from imdb_lightning.evaluate import split
-    from imdb_lightning.trained import load
+    from imdb_lightning.evaluate import reviews_of_split
+    from imdb_lightning.inference import load
 
     model = load(run)
     for name in ("val", "test"):
-        texts, _ = split(model, name, [])
+        texts, _ = reviews_of_split(model.data, name)
         logits = read_predictions(run / "predictions.parquet")[name].logit
         torch.testing.assert_close(model.logits(texts), logits, rtol=1e-4, atol=1e-5)
 
@@ -139,7 +140,7 @@ def test_reviews_are_moved_along_the_gradient_by_a_part_of_their_norm() -> None:
     x_TBE, gradient_TBE = torch.randn(6, 3, 4), torch.randn(6, 3, 4)
     gradient_TBE[:, 2] = 0
     lengths_B = torch.tensor([6, 2, 4])
-    moved_TBE = away(x_TBE, gradient_TBE, lengths_B, 0.1)
+    moved_TBE = perturbation(x_TBE, gradient_TBE, lengths_B, 0.1)
     for review, length in enumerate(lengths_B.tolist()[:2]):
         own, slope = x_TBE[:length, review], gradient_TBE[:length, review]
         torch.testing.assert_close(
@@ -154,11 +155,11 @@ def test_gradients_are_those_of_both_passes(model: str, tmp_path: Path) -> None:
     """By hand: the loss of the batch, and that of the moved one, under the same dropout."""
     dropouts = ["model.dropout=0.5", "model.embedding_dropout=0.3", "model.word_dropout=0.2"]
     options = [f"model={model}", "model.bidirectional=true", *dropouts]
-    _, gradients = fit(tmp_path, *options, callbacks=[Adversarial(0.05)], steps=1)
+    _, gradients = fit(tmp_path, *options, callbacks=[AdversarialTraining(0.05)], steps=1)
 
     cfg = composed(*TINY, *options)
     lightning.seed_everything(0, verbose=False)
-    data = ReviewData(cfg.data, 0)
+    data = ReviewDataModule(cfg.data, 0)
     data.setup()
     by_hand = Classifier.from_config(cfg.model, cfg.optim).double()
     loader = iter(data.train_dataloader())
@@ -177,7 +178,7 @@ def test_gradients_are_those_of_both_passes(model: str, tmp_path: Path) -> None:
     loss = loss_of(x_TBE)
     (slope_TBE,) = torch.autograd.grad(loss, x_TBE, retain_graph=True)
     torch.set_rng_state(after_embedding)
-    moved = loss_of(x_TBE + away(x_TBE.detach(), slope_TBE, lengths_B, 0.05))
+    moved = loss_of(x_TBE + perturbation(x_TBE.detach(), slope_TBE, lengths_B, 0.05))
     assert moved > loss
     expected = torch.autograd.grad(loss + moved, [*by_hand.parameters()])
     assert not torch.equal(states, after_embedding)

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from imdb_lightning import predict
-from imdb_lightning.reviews import InputError, read, read_labelled
+from imdb_lightning.data.files import InputError, read_labelled, read_texts
 from tests.conftest import environment, run_of
 
 
@@ -35,7 +35,7 @@ def ask(name: str, *arguments: object, stdin: bytes = b"") -> subprocess.Complet
 
 def test_text_files_hold_a_review_a_line(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_bytes(b"one\r\n\ntwo \xff three\nlast")
-    assert list(read(tmp_path / "r.txt")) == ["one", "", "two \ufffd three", "last"]
+    assert list(read_texts(tmp_path / "r.txt")) == ["one", "", "two \ufffd three", "last"]
 
 
 @pytest.mark.parametrize("name", ["text", "review"])
@@ -54,7 +54,7 @@ def test_tables_hold_a_review_a_row(tmp_path: Path, name: str) -> None:
     table = pyarrow.table({name: texts, "label": labels})
     pyarrow.parquet.write_table(table, tmp_path / "r.parquet")
     for suffix in ("csv", "jsonl", "parquet"):
-        assert list(read(tmp_path / f"r.{suffix}")) == texts
+        assert list(read_texts(tmp_path / f"r.{suffix}")) == texts
         found, label_N = read_labelled(tmp_path / f"r.{suffix}")
         assert found == texts and np.array_equal(label_N, np.array(labels, bool))
 
@@ -63,7 +63,7 @@ def test_a_row_with_more_fields_than_the_header_is_refused(tmp_path: Path) -> No
     text = "text\nfine\nwonderful, but then it turned awful, boring and the worst\n"
     (tmp_path / "r.csv").write_text(text)
     with pytest.raises(InputError, match="line 3: 3 fields, the header has 1; a text with commas"):
-        list(read(tmp_path / "r.csv"))
+        list(read_texts(tmp_path / "r.csv"))
     (tmp_path / "r.csv").write_text("text,label\nfine,1,\n")
     with pytest.raises(InputError, match="line 2: 3 fields, the header has 2"):
         read_labelled(tmp_path / "r.csv")
@@ -77,12 +77,12 @@ def test_labels_may_be_words(tmp_path: Path) -> None:
 def test_an_empty_file_has_no_reviews(tmp_path: Path) -> None:
     for suffix in ("txt", "csv", "jsonl"):
         (tmp_path / f"r.{suffix}").touch()
-        assert list(read(tmp_path / f"r.{suffix}")) == []
+        assert list(read_texts(tmp_path / f"r.{suffix}")) == []
 
 
 def test_nul_bytes_are_no_end(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_bytes(b"text\na\0b\n")
-    assert list(read(tmp_path / "r.csv")) == ["ab"]
+    assert list(read_texts(tmp_path / "r.csv")) == ["ab"]
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_what_cannot_be_read_is_one_line(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=told) as error:
-        list(read(tmp_path / name))
+        list(read_texts(tmp_path / name))
     assert name in str(error.value) and len(str(error.value).splitlines()) == 1
     with pytest.raises(InputError, match="no such file"):
-        list(read(tmp_path / "nowhere.txt"))
+        list(read_texts(tmp_path / "nowhere.txt"))
 
 
 def test_a_label_that_is_none_is_one_line(tmp_path: Path) -> None:

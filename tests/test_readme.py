@@ -15,10 +15,9 @@ from types import ModuleType
 
 import pytest
 
-from imdb_lightning import baselines, config
-from imdb_lightning.bench import __main__ as bench
+from imdb_lightning import baselines
+from imdb_lightning.config.overrides import check_command_line
 from imdb_lightning.recipes import __main__ as recipes
-from imdb_lightning.report import __main__ as report
 from tests.conftest import TINY, command, environment
 
 
@@ -53,7 +52,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
 @pytest.mark.parametrize("arguments", [*OURS, *PRETRAIN], ids=" ".join)
 def test_commands_have_no_mistake(arguments: list[str]) -> None:
     overrides = [text for text in arguments if "=" in text]
-    assert config.check(overrides, multirun="-m" in arguments).mistakes == []
+    assert check_command_line(overrides, multirun="-m" in arguments).mistakes == []
 
 
 @pytest.mark.parametrize(("name", "module"), [("recipes", recipes), ("baselines", baselines)])
@@ -67,7 +66,7 @@ def test_commands_of_the_recipes_have_no_mistake(name: str, module: ModuleType) 
 
 @pytest.mark.parametrize("arguments", BENCH, ids=" ".join)
 def test_bench_commands_have_no_mistake(arguments: list[str]) -> None:
-    bench.parser().parse_args(arguments)
+    __main__.parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize("name", ["predict", "evaluate", "explain", "export", "demo"])
@@ -83,7 +82,7 @@ def test_commands_on_a_run_have_no_mistake(name: str) -> None:
 
 @pytest.mark.parametrize("arguments", REPORT, ids=" ".join)
 def test_report_commands_have_no_mistake(arguments: list[str]) -> None:
-    report.parser().parse_args(arguments)
+    __main__.parser().parse_args(arguments)
 
 
 def test_make_report_runs_the_two_commands_shown() -> None:

@@ -22,11 +22,13 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from imdb_lightning import baselines, teacher
-from imdb_lightning.data.module import ReviewData
+from imdb_lightning import baselines
+from imdb_lightning.data.datamodule import ReviewDataModule
 from imdb_lightning.model.classifier import Classifier
-from imdb_lightning.run import Run, RunExists
+from imdb_lightning.runs.run import Run, RunExistsError
 from imdb_lightning.train import train
+from imdb_lightning.transfer.teacher import Teachers
+from tests.config.test_overrides import GROUPS
 from tests.conftest import (
     TINY,
     command,
@@ -35,10 +37,9 @@ from tests.conftest import (
     some_reviews,
     write_parquet,
 )
-from tests.test_config import GROUPS
 
 
-TIMES = ("seconds", "core_seconds", "tokens_per_second", "peak_memory")
+TIMES = ("seconds", "cpu_seconds", "tokens_per_second", "peak_memory")
 HERE = Path(__file__).parent
 
 
@@ -111,7 +112,7 @@ def test_metrics_hold_what_they_should(run: Run) -> None:
     assert set(metrics) == set(
         "status dataset model seed test_checkpoint versions git parameters data epochs best_epoch "
         "val/acc val/loss val/acc_best test/acc test/loss temperature seconds "
-        "core_seconds peak_memory tokens_per_second device processor".split()
+        "cpu_seconds peak_memory tokens_per_second device processor".split()
     )
     assert metrics["status"] == "done"
     assert (metrics["dataset"], metrics["model"], metrics["seed"]) == ("synthetic", "lstm", 0)
@@ -254,25 +255,25 @@ def test_every_experiment_trains_a_step(
     short = ["trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=1"]
 
     def run(experiment: str) -> Path:
-        """After the runs that it takes something from."""
+        """With the runs upstream of it."""
         one = [f"experiment={experiment}", "hydra.mode=RUN", *reviews, *short]  # of a grid
         cfg = composed(*one)
         if cfg.pretrained is not None:
             one.append(f"pretrained={run(f'pretrain/{Path(cfg.pretrained).name}')}")
         if cfg.teacher is not None:
-            names = [path.name.split(",")[0] for path in teacher.paths(cfg.teacher)]
-            one.append(f"teacher=[{','.join(str(told(name)) for name in names)}]")
+            names = [path.name.split(",")[0] for path in Teachers(cfg.teacher).paths]
+            one.append(f"teacher=[{','.join(str(earlier(name)) for name in names)}]")
         path = tmp_path / experiment.replace("/", "-")
         if not path.exists():
             train(composed(*one), path)
         return path
 
-    def told(name: str) -> Path:
+    def earlier(name: str) -> Path:
         """A grid's recipes-NAME, else a baseline."""
         if name.startswith("recipes-"):
             return run(name.replace("-", "/", 1))
         monkeypatch.setattr(baselines, "VAL_SIZE", 8)
-        baselines.measure(name, str(data), tmp_path, refit=False, unsupervised=True)
+        baselines.run_baseline(name, str(data), tmp_path, refit=False, unlabelled=True)
         return tmp_path / name
 
     metrics = Run(run(name)).metrics
@@ -280,7 +281,7 @@ def test_every_experiment_trains_a_step(
     assert all(math.isfinite(epoch["train/loss"]) for epoch in metrics["epochs"])
 
 
-def test_the_best_checkpoint_is_tested_where_the_configuration_says_so(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_tested_if_configured(tmp_path: Path) -> None:
     overrides = [*TINY, "model=rnn", "trainer.max_epochs=8", "optim.lr=0.03", "seed=2"]
     runs = {}
     for which in ("last", "best"):
@@ -307,7 +308,7 @@ def test_nll_on_raw_logits_diverges_without_breaking_the_run(tmp_path: Path) -> 
 
 
 def test_early_stopping_ends_a_run_that_learns_nothing(tmp_path: Path) -> None:
-    overrides = ["trainer.early_stopping=2", "optim.lr=1e-12", "trainer.max_epochs=9"]
+    overrides = ["callbacks.early_stopping.patience=2", "optim.lr=1e-12", "trainer.max_epochs=9"]
     metrics = train(composed(*TINY, *overrides), tmp_path / "run")
     assert metrics["status"] == "done"
     assert len(metrics["epochs"]) == 3
@@ -385,7 +386,7 @@ def test_the_reports_loss_curve_is_the_loops_over_100_steps(
         way = f"model.implementation={implementation}"
         cfg = composed("experiment=report/custom_lstm", way)
         torch.manual_seed(cfg.seed)
-        data = ReviewData(cfg.data, cfg.seed)
+        data = ReviewDataModule(cfg.data, cfg.seed)
         data.setup()
         model = Classifier.from_config(cfg.model, cfg.optim)
         optimizer = model.configure_optimizers()
@@ -510,13 +511,13 @@ def test_an_interrupted_run_keeps_a_checkpoint(number: int, code: int, tmp_path:
 def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
     train(composed(*TINY), tmp_path / "run")
     before = (tmp_path / "run" / "metrics.json").read_bytes()
-    with pytest.raises(RunExists, match="there is a run in it"):
+    with pytest.raises(RunExistsError, match="there is a run in it"):
         train(composed(*TINY, "seed=1"), tmp_path / "run")
     assert (tmp_path / "run" / "metrics.json").read_bytes() == before
 
 
 def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run.claim(tmp_path / "run", {"status": "running"})
+    run = Run.create(tmp_path / "run", {"status": "running"})
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(OSError, match="disk full"):
         run.write_metrics({"status": "done"})

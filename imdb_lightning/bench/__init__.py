@@ -1,1 +1,1 @@
-"""How fast it is: python -m imdb_lightning.bench layers | step | epoch | scaling."""
+"""Benchmarks: ratios between things that are timed in one run, in shuffled order."""

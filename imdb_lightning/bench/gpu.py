@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from .. import durable
+from ..runs import storage
 from . import gpu_layers
 from .gpu_layers import Size
 from .timing import table
@@ -86,7 +86,7 @@ class Bench:
         return self.figures
 
     def save(self) -> None:
-        durable.write(
+        storage.atomic_write(
             self.folder / "gpu.json", (json.dumps(self.figures, indent=1) + "\n").encode()
         )
 

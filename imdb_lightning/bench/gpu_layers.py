@@ -23,7 +23,7 @@ from ..model.fused import Fused, unrolled
 from ..model.kernels import precision, vendor
 from ..model.kernels.cuda import CudaSequence
 from .layers import MinimalCell
-from .timing import Times, in_turn, on_cpu, on_gpu, on_gpu_alone, table
+from .timing import Times, interleaved, on_cpu, on_gpu, on_gpu_alone, table
 
 
 CELLS: dict[str, Callable[[int, int], Cell]] = {
@@ -95,9 +95,9 @@ def one_size(
     both = {name: rotating(run_both, layer, xs, grads) for name, layer in layers.items()}
     errors = {name: relative_errors(layer, xs[0], grads[0]) for name, layer in layers.items()}
     timed = on_gpu if device == "cuda" else on_cpu
-    times_forward = in_turn(forward, rounds, timed=timed)
-    times_both = in_turn(both, rounds, timed=timed)
-    alone = in_turn(both, rounds, timed=on_gpu_alone) if device == "cuda" else times_both
+    times_forward = interleaved(forward, rounds, timed=timed)
+    times_both = interleaved(both, rounds, timed=timed)
+    alone = interleaved(both, rounds, timed=on_gpu_alone) if device == "cuda" else times_both
     return [
         {
             "layer": name,

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from .. import process
 from ..model.backbones import Unrolled
 from ..model.cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from ..model.compiled import Compiled
 from ..model.fused import PORTABLE, Fused
-from .timing import in_turn, own_process, product_of_matrices, table
+from ..runtime import process
+from .timing import interleaved, own_process, product_of_matrices, table
 
 
 class MinimalCell(Cell):
@@ -39,7 +39,7 @@ class MinimalCell(Cell):
         return (z_BH * h_BH + (1 - z_BH) * torch.tanh(x_n + h_n),)
 
 
-class Subject(NamedTuple):
+class Case(NamedTuple):
     """A cell, and PyTorch's layer with the same equations where there is one."""
 
     cell: Callable[[int, int], Cell]
@@ -47,12 +47,12 @@ class Subject(NamedTuple):
     gates: int
 
 
-SUBJECTS = {
-    "lstm": Subject(LSTMCell, nn.LSTM, 4),
-    "gru": Subject(lambda i, h: GRUCell(i, h, reset="after"), nn.GRU, 3),
-    "gru_before": Subject(lambda i, h: GRUCell(i, h, reset="before"), None, 3),
-    "rnn": Subject(RNNCell, nn.RNN, 1),
-    "unknown": Subject(MinimalCell, None, 2),
+CASES = {
+    "lstm": Case(LSTMCell, nn.LSTM, 4),
+    "gru": Case(lambda i, h: GRUCell(i, h, reset="after"), nn.GRU, 3),
+    "gru_before": Case(lambda i, h: GRUCell(i, h, reset="before"), None, 3),
+    "rnn": Case(RNNCell, nn.RNN, 1),
+    "unknown": Case(MinimalCell, None, 2),
 }
 
 
@@ -64,8 +64,8 @@ def layers(
 ) -> dict[str, Any]:
     """Print a table and return its figures: milliseconds a batch.
 
-    Twice, each time in a process of its own: with memory as it comes, which is how PyTorch runs
-    everywhere, and kept as this project's training does (process.keep_memory).
+    Twice, each time in a process of its own: with PyTorch's default memory, and with freed memory
+    kept, as this project's training does (process.tune_malloc).
     """
     found = {}
     for memory in MEMORY:
@@ -77,7 +77,7 @@ def layers(
 
 def process_for(memory: str, threads: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    process.prepare(keep=memory == "kept")
+    process.configure(keep_freed_memory=memory == "kept")
     torch.set_num_threads(threads)
 
 
@@ -97,16 +97,14 @@ def one_table(
                 compile_seconds[name] = first_run(layer, x_TBI, grad_TBH)
             forward[label] = partial(run_forward, layer, x_TBI)
             both[label] = partial(run_both, layer, x_TBI, grad_TBH)
-    packed = {
-        f"{n} packed": packed_run(n, I, H, x_TBI, grad_TBH) for n in names if SUBJECTS[n].torchs
-    }
-    times_forward, times_both = in_turn(forward, rounds), in_turn(both, rounds)
-    times_packed = in_turn(packed, rounds=3, warm_up=1)
+    packed = {f"{n} packed": packed_run(n, I, H, x_TBI, grad_TBH) for n in names if CASES[n].torchs}
+    times_forward, times_both = interleaved(forward, rounds), interleaved(both, rounds)
+    times_packed = interleaved(packed, rounds=3, warm_up=1)
 
     peak = product_flops / times_both["matrix product"].median * 1e-6
     rows, figures = [], []
     for name in names:
-        flops = 6.0 * T * B * SUBJECTS[name].gates * H * (I + H)
+        flops = 6.0 * T * B * CASES[name].gates * H * (I + H)
         for kind in variants(name, I, H, compiled):
             label = f"{name} {kind}"
             median = times_both[label].median
@@ -167,7 +165,7 @@ def one_table(
 
 def variants(name: str, I: int, H: int, compiled: bool) -> dict[str, nn.Module]:
     """Every implementation of a cell, and PyTorch's layer."""
-    subject = SUBJECTS[name]
+    subject = CASES[name]
     cell = subject.cell(I, H)
     found: dict[str, nn.Module] = {}
     if subject.torchs:
@@ -200,7 +198,7 @@ def first_run(layer: nn.Module, x_TBI: Tensor, grad_TBH: Tensor) -> float:
 
 def packed_run(name: str, I: int, H: int, x_TBI: Tensor, grad_TBH: Tensor) -> Callable[[], object]:
     """PyTorch's layer on packed sequences of full length, which take its slower way."""
-    layer = SUBJECTS[name].torchs(I, H)
+    layer = CASES[name].torchs(I, H)
     T, B, _ = x_TBI.shape
 
     def run() -> None:

@@ -5,30 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.module import ReviewData
-from ..evaluate import split
+from ..data.datamodule import ReviewDataModule
+from ..evaluate import reviews_of_split
+from ..inference import load
 from ..model.classifier import Classifier
-from ..run import Run
-from ..trained import load
+from ..runs.run import Run
 from .step import quick_trainer
-from .timing import in_turn, table
+from .timing import interleaved, table
 
 
 def predict(run: Path, rounds: int) -> dict[str, Any]:
     """Print and return the reviews a second of both on the test split.
 
-    Training's loop has the reviews encoded already; prediction starts from their texts. Raises
+    Training's loop has encoded reviews; prediction starts from texts. Raises
     LoadError or DataError.
     """
     model = load(run)
     cfg = Run(run).config
-    data = ReviewData(cfg.data, cfg.seed)
+    data = ReviewDataModule(cfg.data, cfg.seed)
     data.setup()
     classifier = Classifier.from_config(cfg.model, cfg.optim)
     classifier.load_state_dict(model.network.state_dict())
-    texts, _ = split(model, "test", [])
+    texts, _ = reviews_of_split(model.data, "test")
     trainer = quick_trainer()
-    times = in_turn(
+    times = interleaved(
         {
             "training's evaluation loop": lambda: trainer.test(
                 classifier, datamodule=data, verbose=False

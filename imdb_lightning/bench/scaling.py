@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from .. import process
+from ..runtime import process
 from .layers import run_both, variants
-from .timing import in_turn, own_process, table
+from .timing import interleaved, own_process, table
 
 
 SIZES = [  # (T, B, H); input 64
@@ -65,11 +65,11 @@ def mebibytes(value: float | None) -> str:
 
 def cost(name: str, T: int, B: int, H: int, threads: int, rounds: int) -> dict[str, float]:
     """Nanoseconds per token of the native kernels and of PyTorch's layer, timed in turn."""
-    process.prepare()
+    process.configure()
     torch.set_num_threads(threads)
     x_TBI, grad_TBH = torch.randn(T, B, INPUT), torch.randn(T, B, H)
     layers = chosen(name, H)
-    times = in_turn(
+    times = interleaved(
         {kind: partial(run_both, layer, x_TBI, grad_TBH) for kind, layer in layers.items()},
         rounds,
     )
@@ -80,7 +80,7 @@ def peak(name: str, kind: str, T: int, B: int, H: int, threads: int) -> float | 
     """MiB that forward and backward add to this process at most; None but on Linux."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    process.prepare()
+    process.configure()
     torch.set_num_threads(threads)
     layer = chosen(name, H)[kind]
     run_both(layer, torch.randn(2, 2, INPUT), torch.randn(2, 2, H))

@@ -1,8 +1,7 @@
-"""Where a training step's time goes: the share of each part of it."""
+"""The time of a training step, by parts."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from typing import Any
 
@@ -10,74 +9,71 @@ import lightning
 import torch
 from omegaconf import DictConfig
 
-from ..data.module import ReviewData
+from ..data.datamodule import ReviewDataModule
 from ..model.classifier import Classifier
-from .timing import in_turn, product_of_matrices, table
+from .timing import StepTimer, interleaved, product_of_matrices, table
 
 
-WARM_UP, STEPS = 20, 60  # steps that are left out, and that each of the two passes takes
+WARM_UP, STEPS = 20, 60  # steps before, and in each of, the two measurements
 
-PARTS = {  # of the names that the profiler gives
+PARTS = {  # parts of the profiler's names
     "recurrent layer": ("WholeSequence", "lstm", "mkldnn_rnn", "MkldnnRnn"),
-    "embedding": ("embedding", "Rows", "index_add", "scatter_add", "index_select"),
+    "embedding": ("embedding", "EmbeddingFunction", "index_add", "scatter_add", "index_select"),
     "optimizer": ("_fused_adam_", "Optimizer.zero_grad"),
     "batches": ("enumerate(DataLoader)",),
 }
 
 
-class Stopwatch(lightning.Callback):
+class ProfiledSteps(StepTimer):
     """Milliseconds a step without the profiler, then the profiler over as many steps."""
 
     def __init__(self) -> None:
-        self.started = self.wall_ms = 0.0
+        super().__init__(WARM_UP, STEPS)
         self.profiler = torch.profiler.profile()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        if step == WARM_UP:
-            self.started = time.perf_counter()
-        elif step == WARM_UP + STEPS:
-            self.wall_ms = (time.perf_counter() - self.started) / STEPS * 1e3
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        super().on_train_batch_end(trainer)
+        if trainer.global_step == self.last:
             self.profiler.start()
-        elif step == WARM_UP + 2 * STEPS:
+        elif trainer.global_step == self.last + STEPS:
             self.profiler.stop()
 
 
 def step(cfg: DictConfig) -> dict[str, Any]:
     """Print and return the milliseconds of each part of a training step of this configuration.
 
-    The layer's own operations are one entry of the profiler's where it is fused or nn.LSTM. Raises
-    ValueError for another, or for several layers or directions.
+    The layer's own operations are one entry of the profiler if it is fused or nn.LSTM. Raises
+    ValueError for others, and for several layers or directions.
     """
     flops_of_layer = cell_flops(cfg)
-    data = ReviewData(cfg.data, cfg.seed)
+    data = ReviewDataModule(cfg.data, cfg.seed)
     data.setup()
     lightning.seed_everything(cfg.seed, verbose=False)
     model = Classifier.from_config(cfg.model, cfg.optim)
-    watch = Stopwatch()
+    watch = ProfiledSteps()
     trainer = quick_trainer(watch, max_epochs=-1, max_steps=WARM_UP + 2 * STEPS)
     trainer.fit(model, datamodule=data)
 
     parts: dict[str, float] = defaultdict(float)
     for event in watch.profiler.key_averages():
         if event.key == "Optimizer.step#Adam.step":
-            continue  # Lightning runs the whole step inside it: what is left is Python
+            continue  # Lightning runs the complete step inside it: the rest is Python
         names = (part for part, keys in PARTS.items() if any(k in event.key for k in keys))
         parts[next(names, "head, pooling, loss, packing")] += (
             event.self_cpu_time_total / STEPS / 1e3
         )
-    parts["Python and Lightning"] = watch.wall_ms - sum(parts.values())
+    parts["Python and Lightning"] = watch.step_ms - sum(parts.values())
     product, flops = product_of_matrices()
-    peak = flops / in_turn({"product": product}, rounds=10)["product"].median * 1e-6
+    peak = flops / interleaved({"product": product}, rounds=10)["product"].median * 1e-6
     products = flops_of_layer / peak * 1e-6
 
-    rows = [[n, f"{ms:.2f}", f"{ms / watch.wall_ms:.0%}"] for n, ms in sorted_by_time(parts)]
-    rows.append(["a step", f"{watch.wall_ms:.2f}", "100%"])
+    rows = [[n, f"{ms:.2f}", f"{ms / watch.step_ms:.0%}"] for n, ms in sorted_by_time(parts)]
+    rows.append(["a step", f"{watch.step_ms:.2f}", "100%"])
     print(f"\na training step of {cfg.model.name}, {cfg.data.batch_size} reviews, {cfg.data.name}")
     print(table(["part", "ms", "share"], rows))
     print(f"the recurrent layer's matrix products alone, at {peak:.0f} GFLOP/s: {products:.2f} ms")
     return {
-        "step_ms": watch.wall_ms,
+        "step_ms": watch.step_ms,
         "parts_ms": dict(parts),
         "products_ms": products,
         "peak_gflops": peak,
@@ -101,13 +97,13 @@ def cell_flops(cfg: DictConfig) -> float:
         or cfg.model.bidirectional
         or not (fused or cfg.model.name == "lstm")
     ):
-        raise ValueError("the step bench takes one layer, model=lstm or custom_*, fused")
+        raise ValueError("the step bench needs one layer, model=lstm or custom_*, fused")
     H, I = cfg.model.hidden_size, cfg.model.embedding_size
     return 6.0 * cfg.data.max_length * cfg.data.batch_size * gates * H * (I + H)
 
 
 def quick_trainer(*callbacks: lightning.Callback, **options: Any) -> lightning.Trainer:
-    """One epoch of training on the CPU, without validation, record or checkpoints."""
+    """One epoch of training on the CPU, without validation, logs or checkpoints."""
     return lightning.Trainer(
         **{"max_epochs": 1, **options},
         accelerator="cpu",

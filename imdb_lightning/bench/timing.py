@@ -1,4 +1,4 @@
-"""Timing things in turn, and what machine they ran on."""
+"""Interleaved timing, and the environment of the figures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import lightning
 import torch
 
-from .. import process
 from ..model.kernels.library import find_compiler
+from ..runtime.provenance import processor_name
 
 
 class Times(NamedTuple):
-    """Milliseconds of one thing over the rounds."""
+    """Milliseconds of one thing, over the rounds."""
 
     median: float
     least: float
@@ -30,16 +31,16 @@ class Times(NamedTuple):
         return f"{self.median:.1f} ({self.least:.1f} to {self.most:.1f})"
 
 
-def in_turn(
+def interleaved(
     things: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int = 3,
     timed: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Times]:
-    """Time each thing once a round, so that what slows the machine down slows them all.
+    """Time each thing once a round, so that whatever slows the machine down slows all of them.
 
-    The order is another one in each round: what comes after a thing pays for its memory. `timed`
-    gives the seconds of one call, by the clock unless it is given.
+    The order is shuffled in each round, since a thing pays for the memory of the one before it.
+    `timed` measures the seconds of one call; by default wall-clock time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in things}
     timed = timed or on_cpu
@@ -62,7 +63,7 @@ def on_cpu(thing: Callable[[], object]) -> float:
 
 
 def on_gpu(thing: Callable[[], object], ahead: int = 0) -> float:
-    """Seconds between two events in the GPU's queue, with what the processor takes to fill it."""
+    """Seconds between two events in the GPU's queue, with the processor's time to fill it."""
     torch.cuda.synchronize()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     if ahead:
@@ -75,27 +76,51 @@ def on_gpu(thing: Callable[[], object], ahead: int = 0) -> float:
 
 
 def on_gpu_alone(thing: Callable[[], object]) -> float:
-    """The same without the processor: the GPU sleeps until all of it is queued."""
+    """The same without the processor's time: the GPU sleeps until everything is queued."""
     return on_gpu(thing, ahead=20_000_000)  # cycles, some 10 ms
 
 
+class StepTimer(lightning.Callback):
+    """Milliseconds a training step, over `steps` steps after `warm_up` others."""
+
+    def __init__(self, warm_up: int, steps: int) -> None:
+        self.first, self.last = warm_up, warm_up + steps
+        self.step_ms = self.started = 0.0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        if trainer.global_step == self.first:
+            self.started = time.perf_counter()
+        elif trainer.global_step == self.last:
+            self.step_ms = (time.perf_counter() - self.started) / (self.last - self.first) * 1e3
+
+
+class EpochTimer(lightning.Callback):
+    """Seconds of `trainer.fit`, from the first step to the last."""
+
+    def on_train_start(self, *_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
 def own_process(prepare: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
-    """A fresh process that first does `prepare(*arguments)`, then what it is given."""
+    """A fresh process that first calls `prepare(*arguments)`, then what is submitted."""
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, mp_context=spawn, initializer=prepare, initargs=arguments)
 
 
 def product_of_matrices(size: int = 2048) -> tuple[Callable[[], object], float]:
-    """A large product, whose rate is the machine's peak, and its floating-point operations."""
+    """A large matrix product, at the machine's peak rate, and its floating-point operations."""
     matrix = torch.randn(size, size)
     return lambda: matrix @ matrix, 2.0 * size**3
 
 
-def machine() -> dict[str, Any]:
-    """What the figures hold for."""
+def environment() -> dict[str, Any]:
+    """Processor, threads and versions, to which the figures apply."""
     return {
         "when": datetime.now().isoformat(timespec="seconds"),
-        "processor": process.processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -113,7 +138,7 @@ def compiler() -> str | None:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Text columns, the first to the left, numbers to the right."""
+    """Text columns: the first aligned left, numbers right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = []
     for row in [head, ["-" * width for width in widths], *rows]:

@@ -1,0 +1,1 @@
+"""The reviews: sources, text, encoding, batches, and the LightningDataModule."""

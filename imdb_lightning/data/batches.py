@@ -1,4 +1,4 @@
-"""Encoded reviews, and the order in which they become batches.
+"""Encoded reviews, batches, and the order of batches.
 
 Dimensions: N reviews, B reviews in a batch, T tokens of the longest review in it.
 """
@@ -16,17 +16,17 @@ from torch.utils.data import Dataset, Sampler
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
-POOL = 50  # batches that are sorted by length together: less padding, yet well mixed
+POOL = 50  # batches that are sorted by length together: little padding, yet well mixed
 
 
 @dataclass(frozen=True)
 class EncodedReviews(Dataset):
-    """Reviews as token ids, one after the other. Asked for several rows, it gives one batch."""
+    """Reviews as token ids, one after the other. Several rows at once are one batch."""
 
     tokens: np.ndarray  # int32, all reviews end to end
     offsets: np.ndarray  # int64 (N+1,): review n is tokens[offsets[n]:offsets[n + 1]]
-    labels: np.ndarray  # int64 (N,): 0 negative, 1 positive, -1 not labelled
-    index: np.ndarray  # int64 (N,): the review's row in the official split that it came from
+    labels: np.ndarray  # int64 (N,): 0 negative, 1 positive, -1 unlabelled
+    index: np.ndarray  # int64 (N,): the review's row in its official split
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,17 +51,20 @@ class EncodedReviews(Dataset):
 
 
 class DeviceLoader:
-    """The batches of a sampler, cut out on a GPU that holds all reviews: no copy in a step.
+    """The batches of a sampler as slices of reviews that are all on the GPU: no copy in a step.
 
-    At the start of a pass the reviews are put into its order, so that a batch is a slice. The
-    batches are those of a DataLoader over `EncodedReviews`, as is what is drawn at random.
+    At the start of an epoch the reviews are put in order, so that a batch is a slice. The
+    batches are those of a DataLoader over `EncodedReviews`, and so are the random numbers drawn.
     """
 
     def __init__(
-        self, reviews: EncodedReviews, sampler: LengthBuckets | ByLength, device: torch.device
+        self,
+        reviews: EncodedReviews,
+        sampler: BucketBatchSampler | SortedBatchSampler,
+        device: torch.device,
     ) -> None:
         self.lengths = reviews.lengths
-        self.batch_sampler = sampler  # where Lightning announces the epoch
+        self.batch_sampler = sampler  # Lightning sets its epoch
         whole = reviews.__getitems__([*range(len(reviews))])
         tokens_NT, *columns = (tensor.to(device) for tensor in whole)
         self.tokens_NT = tokens_NT.int()
@@ -69,7 +72,7 @@ class DeviceLoader:
 
     @staticmethod
     def fits(reviews: EncodedReviews, device: torch.device) -> bool:
-        """Whether a small part of the device's free memory holds them twice."""
+        """True if an eighth of the GPU's free memory holds the reviews twice."""
         if device.type != "cuda":
             return False
         number = len(reviews) * int(reviews.lengths.max())
@@ -92,24 +95,30 @@ class DeviceLoader:
             yield tokens_NT[part, : self.lengths[batch].max()].long(), lengths, labels, index
 
 
-class LengthBuckets(Sampler[list[int]]):
+class BucketBatchSampler(Sampler[list[int]]):
     """Shuffled batches of reviews of similar length; every review once per epoch.
 
     The order is a pure function of (seed, epoch): a permutation, cut into pools of 50 batches, each
-    pool sorted by length and cut into batches, and the batches shuffled. Of one epoch, `begun`, the
-    first batches may be left out.
+    pool sorted by length and cut into batches, and the batches shuffled. `resume_position` is an
+    epoch and how many of its first batches to skip.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        seed: int,
+        resume_position: tuple[int, int] = (0, 0),
+    ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
-        self.begun = (0, 0)  # an epoch, and how many of its batches are done
+        self.resume_position = resume_position
 
     @property
-    def sampler(self) -> LengthBuckets:
-        """Itself: Lightning announces the epoch to `batch_sampler.sampler` alone."""
+    def sampler(self) -> BucketBatchSampler:
+        """Itself: Lightning calls `set_epoch` of `batch_sampler.sampler` only."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -122,19 +131,19 @@ class LengthBuckets(Sampler[list[int]]):
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
         batches = []
-        for pool in split(order, POOL * self.batch_size):
+        for pool in chunks(order, POOL * self.batch_size):
             by_length = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches += split(by_length, self.batch_size)
-        epoch, done = self.begun
+            batches += chunks(by_length, self.batch_size)
+        epoch, done = self.resume_position
         shuffled = random.permutation(len(batches))[done if epoch == self.epoch else 0 :]
         return (batches[i].tolist() for i in shuffled)
 
 
-class ByLength(Sampler[list[int]]):
+class SortedBatchSampler(Sampler[list[int]]):
     """Every review once, shortest first: the least padding, for validation and test."""
 
     def __init__(self, lengths: np.ndarray, batch_size: int) -> None:
-        self.batches = split(np.argsort(lengths, kind="stable"), batch_size)
+        self.batches = chunks(np.argsort(lengths, kind="stable"), batch_size)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -143,12 +152,12 @@ class ByLength(Sampler[list[int]]):
         return (batch.tolist() for batch in self.batches)
 
 
-def split(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Runs of `size` rows; the last may be shorter."""
+def chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Chunks of `size` rows; the last may be shorter."""
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def padding(lengths: np.ndarray, sampler: Sampler[list[int]]) -> float:
+def padding_fraction(lengths: np.ndarray, sampler: Sampler[list[int]]) -> float:
     """Fraction 0..1 of the positions in the sampler's batches that are padding."""
     positions = sum(len(rows) * int(lengths[rows].max()) for rows in sampler)
     return 1 - int(lengths.sum()) / positions

@@ -1,4 +1,4 @@
-"""Encoded reviews on disk: built once, verified at every reading, never trained on when damaged."""
+"""A cache of encoded reviews on disk: built once, verified at every read."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ log = logging.getLogger(__name__)
 
 
 class Encoded(NamedTuple):
-    """The splits as token ids, and what is known of them."""
+    """The splits as token ids, with their vocabulary and metadata."""
 
     splits: dict[str, EncodedReviews]
-    tokenizer: str  # the JSON that tokenizer.json holds
-    facts: dict[str, Any]  # plain values for metrics.json
+    tokenizer: str  # the content of tokenizer.json
+    metadata: dict[str, Any]  # plain values for metrics.json
 
 
 def load_or_build(cache: Path, key: dict[str, Any], build: Callable[[], Encoded]) -> Encoded:
-    """What `build()` gives, kept in `cache` under a hash of `key`.
+    """The result of `build()`, cached in `cache` under a hash of `key`.
 
-    Of several processes that start at once one builds and the others wait for it. An entry whose
-    files do not have the hashes of its manifest is removed and built again. Where `cache` cannot be
-    written, builds without keeping.
+    If several processes start at once, one builds and the others wait for it. An entry whose files
+    do not match the hashes in its manifest is removed and built again. If `cache` cannot be
+    written, nothing is cached.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     entry = cache / name
@@ -52,14 +52,14 @@ def load_or_build(cache: Path, key: dict[str, Any], build: Callable[[], Encoded]
             log.info("another process is encoding these reviews; waiting for it")
             lock.acquire()
     except OSError as error:
-        log.warning("no cache for the encoded reviews (%s): they are encoded for each run", error)
+        log.warning("no cache for the encoded reviews (%s): each run encodes them", error)
         return build()
     with lock:
         encoded = _read(entry)
         if encoded is not None:
             return encoded
         if entry.exists():
-            log.warning("%s is damaged: encoding the reviews anew", entry)
+            log.warning("%s is corrupt: encoding the reviews again", entry)
             shutil.rmtree(entry)
         for left_behind in cache.glob(f"{name}.building-*"):
             shutil.rmtree(left_behind)
@@ -76,7 +76,7 @@ def _write(entry: Path, building: Path, encoded: Encoded) -> None:
             np.save(buffer, getattr(reviews, array))
             files[f"{name}-{array}.npy"] = buffer.getvalue()
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = {"files": hashes, "facts": encoded.facts}
+    manifest = {"files": hashes, "metadata": encoded.metadata}
     files["manifest.json"] = json.dumps(manifest, indent=1).encode()
     files["manifest.sha256"] = hashlib.sha256(files["manifest.json"]).hexdigest().encode()
     try:
@@ -86,11 +86,11 @@ def _write(entry: Path, building: Path, encoded: Encoded) -> None:
         building.replace(entry)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
-        log.warning("the encoded reviews could not be kept in %s: %s", entry.parent, error)
+        log.warning("the encoded reviews could not be cached in %s: %s", entry.parent, error)
 
 
 def _read(entry: Path) -> Encoded | None:
-    """The entry, or None where it is missing, incomplete or damaged."""
+    """The entry, or None if it is missing, incomplete or corrupt."""
     try:
         manifest_json = (entry / "manifest.json").read_bytes()
         if hashlib.sha256(manifest_json).hexdigest() != (entry / "manifest.sha256").read_text():
@@ -106,4 +106,4 @@ def _read(entry: Path) -> Encoded | None:
     for name in sorted({file.split("-")[0] for file in files if file.endswith(".npy")}):
         arrays = {a: np.load(io.BytesIO(files[f"{name}-{a}.npy"])) for a in ARRAYS}
         splits[name] = EncodedReviews(**arrays)
-    return Encoded(splits, files["tokenizer.json"].decode(), manifest["facts"])
+    return Encoded(splits, files["tokenizer.json"].decode(), manifest["metadata"])

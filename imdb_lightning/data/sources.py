@@ -1,9 +1,9 @@
-"""Where reviews come from: a local copy in one of three forms, or the Hugging Face hub.
+"""The sources of the reviews: a local copy in one of three forms, or the Hugging Face hub.
 
 A copy is a folder of parquet files in the hub's layout (train-*.parquet, test-*.parquet with the
 columns text and label, here or in plain_text/), an extracted aclImdb folder, or the official
 aclImdb_v1.tar.gz. Nothing is ever extracted, and nothing but reviews is read from the archive.
-The reviews without a label are read only where they are asked for.
+The unlabelled reviews are read only on request.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from .labels import NO_LABEL
 
 
 if TYPE_CHECKING:
@@ -35,9 +38,8 @@ ARCHIVE_MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
 PROBE = 3.0  # seconds that the hub has to answer
 LARGEST = 16 * 2**20  # bytes of one review; the longest real one has 14 KiB
 SPLITS = ("train", "test")
-UNSUPERVISED = "unsupervised"  # the split without labels; aclImdb has it in train/unsup
-CLASSES = ("neg", "pos")  # labels 0 and 1
-NO_LABEL = -1
+UNLABELLED = "unsupervised"  # the hub's name of the unlabelled split; aclImdb's is train/unsup
+CLASSES = ("neg", "pos")  # aclImdb's folders of the labels 0 and 1
 
 THREE_WAYS = (
     "get the reviews in one of three ways: set IMDB_DATA or data.path to a local copy (the hub's "
@@ -52,71 +54,77 @@ class DataError(Exception):
     """The reviews cannot be read: one line that says what, where and what to do instead."""
 
 
-class DataNotFound(DataError):
-    """There are no reviews here."""
+class DataNotFoundError(DataError):
+    """There are no reviews."""
 
 
 class Reviews(NamedTuple):
     """The reviews of one split in the order of its source."""
 
     texts: list[str]
-    labels: np.ndarray  # int64: 0 negative, 1 positive, -1 not labelled
+    labels: np.ndarray  # int64: 0 negative, 1 positive, -1 unlabelled
 
 
-def find(path: str | None, unsupervised: bool = False) -> Path:
-    """The copy to read: `path` if it is given, else data/imdb here, else the hub's, fetched once.
+def locate(path: str | None, unlabelled: bool = False) -> Path:
+    """The dataset to read: `path`, else data/imdb here, else the hub's, downloaded once.
 
-    A path is a path: it is never looked up on the hub. Raises DataNotFound in at most 3 s plus the
-    time of a download.
+    A path is never looked up on the hub. Raises DataNotFoundError in at most 3 s plus the time of a
+    download.
     """
     if path is not None:
         given = Path(path).expanduser().absolute()
         if not given.exists():
-            raise DataNotFound(f"data.path: no such file or folder: {given}; {THREE_WAYS}")
-        return _recognised(given)
+            raise DataNotFoundError(f"data.path: no such file or folder: {given}; {THREE_WAYS}")
+        return _detect_layout(given)
     here = Path("data/imdb").absolute()
     if here.exists():
-        return _recognised(here)
-    return _hub(unsupervised)
+        return _detect_layout(here)
+    return _hub(unlabelled)
 
 
-def load(copy: Path, unsupervised: bool = False) -> dict[str, Reviews]:
+def load(root: Path, unlabelled: bool = False) -> dict[str, Reviews]:
     """The official splits "train", "test" and, if asked for, "unsupervised". Raises DataError."""
-    names = (*SPLITS, UNSUPERVISED) if unsupervised else SPLITS
-    if copy.is_file():
-        splits = read_archive(copy, names=names)
-    elif (copy / "train" / "pos").is_dir():
-        splits = _read_folder(copy, names)
+    names = (*SPLITS, UNLABELLED) if unlabelled else SPLITS
+    if root.is_file():
+        splits = read_archive(root, names=names)
+    elif (root / "train" / "pos").is_dir():
+        splits = _read_folder(root, names)
     else:
-        splits = _read_parquet(copy, names)
-    if unsupervised and not splits[UNSUPERVISED].texts:
-        raise DataError(f"{copy}: no unsupervised reviews in it, which data.unsupervised asks for")
+        splits = _read_parquet(root, names)
+    if unlabelled and not splits[UNLABELLED].texts:
+        raise DataError(f"{root}: no unlabelled reviews, which data.use_unlabelled=true needs")
     for name in SPLITS:
         reviews = splits[name]
         if len(np.unique(reviews.labels)) < len(CLASSES):
             what = f"all labelled {reviews.labels[0]}" if reviews.texts else "no reviews"
-            raise DataError(f"{copy}: split {name} has {what}; it takes negative and positive ones")
+            raise DataError(f"{root}: split {name} has {what}; it must have both labels")
     return splits
 
 
-def fingerprint(copy: Path, names: Sequence[str] = SPLITS) -> str:
+def fingerprint(root: Path, names: Sequence[str] = SPLITS) -> str:
     """Hash of every byte that `load` reads for these splits, and of the files' names, which carry
     labels."""
-    if copy.is_file():
-        files = [copy]
-    elif (copy / "train" / "pos").is_dir():
-        files = [file for _, _, file in _folder_files(copy, names)]
+    if root.is_file():
+        files = [root]
+    elif (root / "train" / "pos").is_dir():
+        files = [file for _, _, file in _folder_files(root, names)]
     else:
-        files = [file for split in names for file in _parquet_files(copy, split)]
+        files = [file for split in names for file in _parquet_files(root, split)]
     content = hashlib.sha256()
     for file in files:
-        content.update(file.relative_to(copy).as_posix().encode() + b"\0")
+        content.update(file.relative_to(root).as_posix().encode() + b"\0")
         content.update(_hash(file, "sha256").encode())
     return content.hexdigest()
 
 
-def _recognised(path: Path) -> Path:
-    """`path`, or the folder in it that holds the reviews."""
+@cache
+def path_fingerprint(path: str | None, names: Sequence[str] = SPLITS) -> str:
+    """The fingerprint of the dataset that `data.path` leads to. Raises DataNotFoundError."""
+    return fingerprint(locate(path, UNLABELLED in names), names)
+
+
+def _detect_layout(path: Path) -> Path:
+    """`path`, or the folder in it that contains the reviews."""
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
         return path
     for folder in (path, path / "aclImdb", path / "plain_text"):
@@ -124,7 +132,7 @@ def _recognised(path: Path) -> Path:
             return folder
         if folder.is_dir() and all(_parquet_files(folder, split) for split in SPLITS):
             return folder
-    raise DataNotFound(
+    raise DataNotFoundError(
         f"{path}: neither train-*.parquet and test-*.parquet, nor aclImdb/train/pos, nor a "
         f".tar.gz; {THREE_WAYS}"
     )
@@ -138,7 +146,7 @@ def _parquet_files(folder: Path, split: str) -> list[Path]:
 
 
 def _read_parquet(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
-    import datasets  # a second and more: only where reviews are really read
+    import datasets  # takes a second: only if reviews are read
     import pyarrow.parquet
 
     datasets.disable_progress_bars()
@@ -149,7 +157,7 @@ def _read_parquet(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
     with tempfile.TemporaryDirectory(prefix="imdb_lightning-") as cache:
         for split in names:
             files = _parquet_files(folder, split)
-            if not files:  # `find` has seen to the labelled ones
+            if not files:  # `locate` has checked the labelled ones
                 splits[split] = Reviews([], np.empty(0, np.int64))
                 continue
             try:
@@ -168,7 +176,7 @@ def _read_parquet(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
             ) as error:
                 reason = " ".join(str(error.__cause__ or error).split())[:200]
                 raise DataError(f"{folder}: unreadable parquet, split {split}: {reason}") from None
-            allowed = (NO_LABEL,) if split == UNSUPERVISED else (0, 1)
+            allowed = (NO_LABEL,) if split == UNLABELLED else (0, 1)
             splits[split] = _from_table(table, f"{folder}, split {split}", allowed)
     return splits
 
@@ -181,7 +189,7 @@ def _check_columns(file: Path, content: pyarrow.parquet.ParquetFile) -> None:
             f"{file}: no column {' or '.join(missing)}; its columns are {', '.join(names)}"
         )
     if content.metadata.num_rows == 0:
-        raise DataError(f"{file}: no reviews in it")
+        raise DataError(f"{file}: it contains no reviews")
 
 
 def _from_table(table: pyarrow.Table, where: str, allowed: Sequence[int]) -> Reviews:
@@ -208,7 +216,7 @@ def _from_table(table: pyarrow.Table, where: str, allowed: Sequence[int]) -> Rev
 
 FOLDERS = {  # split, label -> where aclImdb has them
     **{(split, label): f"{split}/{name}" for split in SPLITS for label, name in enumerate(CLASSES)},
-    (UNSUPERVISED, NO_LABEL): "train/unsup",
+    (UNLABELLED, NO_LABEL): "train/unsup",
 }
 
 
@@ -239,7 +247,7 @@ def read_archive(
     """The reviews of aclImdb_v1.tar.gz, as a stream. Raises DataError unless `md5` is its hash."""
     found = _hash(archive, "md5")
     if found != md5:
-        raise DataError(f"{archive}: md5 {found}, not {md5}: not the official archive, or damaged")
+        raise DataError(f"{archive}: md5 {found}, not {md5}: not the official archive, or corrupt")
     part_of = {where: part for part, where in FOLDERS.items() if part[0] in names}
     member_name = re.compile(rf"aclImdb/({'|'.join(part_of)})/(\d+_\d+\.txt)")
     members = []
@@ -269,10 +277,10 @@ def _collect(files: Iterable[tuple[str, int, bytes]], names: Sequence[str]) -> d
 # The hub
 
 
-def _hub(unsupervised: bool) -> Path:
+def _hub(unlabelled: bool) -> Path:
     import huggingface_hub
 
-    names = (*SPLITS, UNSUPERVISED) if unsupervised else SPLITS
+    names = (*SPLITS, UNLABELLED) if unlabelled else SPLITS
 
     def fetch(local_files_only: bool) -> Path:
         patterns = [f"plain_text/{split}-*.parquet" for split in names]
@@ -283,30 +291,30 @@ def _hub(unsupervised: bool) -> Path:
             allow_patterns=patterns,
             local_files_only=local_files_only,
         )
-        return _recognised(Path(folder))
+        return _detect_layout(Path(folder))
 
     try:
         kept = fetch(local_files_only=True)
         if all(_parquet_files(kept, split) for split in names):
             return kept
-    except (OSError, ValueError, DataNotFound):
+    except (OSError, ValueError, DataNotFoundError):
         pass  # not in the hub's cache
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise DataNotFound(f"no reviews here, and HF_HUB_OFFLINE is set; {THREE_WAYS}")
+        raise DataNotFoundError(f"no reviews here, and HF_HUB_OFFLINE is set; {THREE_WAYS}")
     if not reachable(huggingface_hub.constants.ENDPOINT):
-        raise DataNotFound(f"no reviews here, and no connection to the hub; {THREE_WAYS}")
+        raise DataNotFoundError(f"no reviews here, and no connection to the hub; {THREE_WAYS}")
     log.info("fetching %s from the Hugging Face hub, once", HUB)
     try:
         return fetch(local_files_only=False)
     except Exception as error:  # noqa: BLE001  the client raises many kinds, all meaning "no data"
         reason = " ".join(str(error).split())[:200]
-        raise DataNotFound(
-            f"no reviews here, and the hub gave none ({reason}); {THREE_WAYS}"
+        raise DataNotFoundError(
+            f"no reviews here, and the download failed ({reason}); {THREE_WAYS}"
         ) from None
 
 
 def reachable(endpoint: str, timeout: float = PROBE) -> bool:
-    """Whether a connection to `endpoint`, or to its proxy, opens within `timeout` seconds."""
+    """True if a connection to `endpoint`, or to its proxy, opens within `timeout` seconds."""
     url = urllib.parse.urlsplit(endpoint)
     proxy = urllib.request.getproxies().get(url.scheme)
     if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
@@ -321,7 +329,7 @@ def reachable(endpoint: str, timeout: float = PROBE) -> bool:
             return
         connected.set()
 
-    # In a thread, since looking up a name knows no timeout.
+    # In a thread, since a name lookup has no timeout.
     probe = threading.Thread(target=connect, daemon=True)
     probe.start()
     probe.join(timeout)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .sources import NO_LABEL, Reviews
+from .labels import NO_LABEL
+from .sources import UNLABELLED, Reviews
 
 
 POSITIVE = (
@@ -59,14 +60,14 @@ def corpus(
     distance: int,
     max_length: int,
     seed: int,
-    unsupervised: bool = False,
+    unlabelled: bool = False,
 ) -> dict[str, Reviews]:
     """Reviews for "train" and "test", half of each positive; a pure function of its arguments.
 
-    If asked for, as many again as for "train" without their labels, "unsupervised".
+    With `unlabelled`, as many again as for "train", without labels, as "unsupervised".
 
     `distance` and `max_length` count tokens, the start token included in `max_length`. Raises
-    ValueError where a review of `max_length` has no room for `distance` and the verdicts.
+    ValueError if a review of `max_length` has no room for `distance` and the verdicts.
     """
     if distance + HEAD >= max_length:
         raise ValueError(f"max_length must be over distance + {HEAD}, here {distance + HEAD}")
@@ -76,9 +77,9 @@ def corpus(
         split: _split(size, distance, max_length - 1, pool, random)
         for split, size in (("train", train_size), ("test", test_size))
     }
-    if unsupervised:
+    if unlabelled:
         texts, labels = _split(train_size, distance, max_length - 1, pool, random)
-        splits["unsupervised"] = Reviews(texts, np.full_like(labels, NO_LABEL))
+        splits[UNLABELLED] = Reviews(texts, np.full_like(labels, NO_LABEL))
     return splits
 
 
@@ -101,7 +102,7 @@ def _review(
     decisive = random.random(random.choice([3, 5, 7])) < AGREEMENT
     verdicts = [_verdict(bool(label) == bool(agrees), random) for agrees in decisive]
     neutral = _neutral(length - distance - sum(map(len, verdicts)), pool, random)
-    # All verdicts but the last stand between the neutral sentences; the last one ends the head.
+    # All verdicts except the last are between neutral sentences; the last one ends the head.
     for verdict in verdicts[:-1]:
         neutral.insert(int(random.integers(len(neutral) + 1)), verdict)
     sentences = [*neutral, verdicts[-1], *_neutral(distance, pool, random)]

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Tokenizer:
-    """A vocabulary, and the rule for how much of a long review stays.
+    """A vocabulary, and the truncation of long reviews.
 
     `truncation` keeps the first tokens ("head"), the last ("tail") or the first and last halves
-    ("head_tail") of a review of more than `max_length` tokens; the start token counts and stays.
+    ("head_tail") of a review of more than `max_length` tokens; the start token counts and is kept.
     """
 
     def __init__(self, words: tokenizers.Tokenizer, max_length: int, truncation: str) -> None:
@@ -41,7 +41,7 @@ class Tokenizer:
         else:
             side = {"head": "right", "tail": "left"}[truncation]
             words.enable_truncation(max_length, direction=side)
-        self.latin = Latin(words)
+        self.latin = Latin1FastPath(words)
 
     @classmethod
     def train(
@@ -53,7 +53,7 @@ class Tokenizer:
             vocab_size=vocab_size + 1, special_tokens=SPECIAL, show_progress=False
         )
         counter.train_from_iterator(texts, trainer)
-        # Made anew, since the trainer also has special tokens recognised in the text of reviews.
+        # Rebuilt, since the trainer makes it recognise special tokens in the text of reviews.
         vocabulary = counter.get_vocab(with_added_tokens=True)
         words = _words(WordLevel(vocabulary, unk_token=SPECIAL[UNKNOWN]))
         return cls(words, max_length, truncation)
@@ -102,11 +102,11 @@ class Tokenizer:
         return words[max(0, len(words) - kept) :] if self.truncation == "tail" else words
 
 
-class Latin(dict[bytes, int]):
-    """The ids of the words that Latin-1 can spell: what the library does, several times as fast.
+class Latin1FastPath(dict[bytes, int]):
+    """The ids of words in Latin-1: the same as the library's, several times as fast.
 
-    Its rules are one character for one, so a table of 256 bytes holds them. A tokenizer that
-    `train` did not make has none here, since its rules are not known.
+    The library's rules map one character to one, so a table of 256 bytes contains them. For a
+    tokenizer that `train` did not make the table is empty, since its rules are unknown.
     """
 
     def __init__(self, words: tokenizers.Tokenizer) -> None:
@@ -130,13 +130,13 @@ class Latin(dict[bytes, int]):
         return UNKNOWN
 
     def bytes(self, text: str) -> bytes | None:
-        """In lower case, a blank for each punctuation mark; None for a text of other letters."""
+        """Lower case, a space for each punctuation mark; None if the text is not Latin-1."""
         known = latin(text) if self.known else None
         return None if known is None else known.translate(self.table)
 
 
 def latin(text: str) -> bytes | None:
-    """The text in Latin-1; None where it has other letters."""
+    """The text in Latin-1, or None."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
@@ -144,12 +144,12 @@ def latin(text: str) -> bytes | None:
 
 
 def last(review: np.ndarray, count: int) -> np.ndarray:
-    """The last `count` tokens; none where count is 0, unlike review[-count:]."""
+    """The last `count` tokens; none if count is 0, unlike review[-count:]."""
     return review[len(review) - count :]
 
 
 def loads(json: str) -> tokenizers.Tokenizer:
-    """A `tokenizers` tokenizer from its JSON. Raises ValueError where it is not one."""
+    """A `tokenizers` tokenizer from its JSON. Raises ValueError."""
     try:
         return tokenizers.Tokenizer.from_str(json)
     except Exception as error:  # the library raises bare Exception

@@ -1,59 +1,50 @@
-"""Explain how a run reads a review: token by token, as text or as one page.
+"""Explain how a model reads a review: token by token, as text or as one page.
 
 python -m imdb_lightning.explain RUN "Dull at first, wonderful in the end."
-python -m imdb_lightning.explain RUN "Dull at first, wonderful in the end." --html reading.html
+python -m imdb_lightning.explain RUN "Dull at first, wonderful in the end." --html explanation.html
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from .. import cli
 
 
-def main() -> None:
-    """Exits with 0, or 2 where the model cannot be read or the page cannot be written."""
-    arguments = parser().parse_args()
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exits with 0, or 2 if the model cannot be read or the page cannot be written."""
+    arguments = (p := parser()).parse_args(argv)
     target = Path(arguments.html) if arguments.html else None
     if target is not None and target.exists():
-        leave(f"{target}: it is there already; give another --html")
-    from .. import durable
-    from ..trained import LoadError, load
+        p.fail(f"{target}: already exists; give another --html")
+    from ..inference import LoadError, load
+    from ..runs import storage
+    from .explanation import explain
     from .page import html, lines
-    from .reading import read
 
     try:
         model = load(arguments.run, arguments.trust)
     except LoadError as error:
-        leave(str(error))
-    reading = read(model, arguments.text)
+        p.fail(str(error))
+    explanation = explain(model, arguments.text)
     if target is None:
-        print(*lines(model, reading), sep="\n")
+        print(*lines(model, explanation), sep="\n")
         return
     try:
-        durable.write(target, html(model, arguments.text, reading).encode())
+        storage.atomic_write(target, html(model, arguments.text, explanation).encode())
     except OSError as error:
-        leave(f"{target}: {error.strerror}")
+        p.fail(f"{target}: {error.strerror}")
     print(target)
 
 
-def leave(line: str) -> NoReturn:
-    print(f"imdb_lightning.explain: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imdb_lightning.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="a run, one of its checkpoints, or an export")
-    parser.add_argument("text", metavar="TEXT", help="a review")
-    parser.add_argument("--html", metavar="FILE", help="write one page instead of text")
-    parser.add_argument("--trust", action="store_true", help="run a cell that is not ours")
-    return parser
+def parser() -> cli.Parser:
+    p = cli.Parser("explain", __doc__)
+    p.add_model()
+    p.add_argument("text", metavar="TEXT", help="a review")
+    p.add_argument("--html", metavar="FILE", help="write one page instead of text")
+    return p
 
 
 if __name__ == "__main__":

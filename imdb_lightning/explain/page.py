@@ -1,4 +1,4 @@
-"""A reading as one HTML page, and as text for a terminal."""
+"""An explanation as one HTML page, and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -6,58 +6,53 @@ import base64
 import io
 from typing import Any
 
-import jinja2
 import matplotlib.cm
 import matplotlib.image
+import matplotlib.mathtext
 import numpy as np
 
-from ..trained import Trained
-from .reading import Gate, Reading
+from ..inference import Predictor
+from ..report.templates import render
+from .explanation import Explanation, Gate
 
 
-COLUMN = (15, 44)  # pixels of a token in trajectory and heat maps: in a long review, and at most
-WIDTH = 900  # pixels that a short review fills
+COLUMN = (15, 44)  # pixels of a token in trajectory and heat maps: at least and at most
+WIDTH = 900  # pixels of a short review
 ROW = 3  # pixels of a unit in a heat map
 HEIGHT = 160  # pixels of the trajectory
 
 
-def html(model: Trained, text: str, reading: Reading, form: bool = False) -> str:
+def html(model: Predictor, text: str, explanation: Explanation, form: bool = False) -> str:
     """One self-contained page: no scripts, nothing fetched. `form` asks for another review."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("imdb_lightning.explain"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("reading.html.j2").render(
-        context(model, text, reading), form=form
-    )
+    variables = {**context(model, text, explanation), "form": form}
+    return render("explain", "explanation.html.j2", variables)
 
 
-def context(model: Trained, text: str, reading: Reading) -> dict[str, Any]:
-    largest = float(np.abs(reading.contribution_T).max()) or 1.0
-    column = min(max(WIDTH // len(reading.tokens), COLUMN[0]), COLUMN[1])
-    width = column * len(reading.tokens)
-    points = [(column * (t + 0.5), HEIGHT * (1 - p)) for t, p in enumerate(reading.probability_T)]
+def context(model: Predictor, text: str, explanation: Explanation) -> dict[str, Any]:
+    largest = float(np.abs(explanation.contribution_T).max()) or 1.0
+    column = min(max(WIDTH // len(explanation.tokens), COLUMN[0]), COLUMN[1])
+    width = column * len(explanation.tokens)
+    points = [
+        (column * (t + 0.5), HEIGHT * (1 - p)) for t, p in enumerate(explanation.probability_T)
+    ]
     return {
         "text": text,
         "model": model.config["model"],
-        "prediction": model.prediction(reading.logit),
-        "reading": reading,
+        "prediction": model.prediction(explanation.logit),
+        "explanation": explanation,
         "tokens": [
             {
                 "text": token,
-                "known": known,
+                "in_vocab": in_vocab,
                 "contribution": float(contribution),
                 "probability": float(probability),
                 "share": abs(float(contribution)) / largest,
             }
-            for token, known, contribution, probability in zip(
-                reading.tokens,
-                reading.known,
-                reading.contribution_T,
-                reading.probability_T,
+            for token, in_vocab, contribution, probability in zip(
+                explanation.tokens,
+                explanation.in_vocab,
+                explanation.contribution_T,
+                explanation.probability_T,
                 strict=True,
             )
         ],
@@ -67,14 +62,20 @@ def context(model: Trained, text: str, reading: Reading) -> dict[str, Any]:
         "line": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
         "points": points,
         "gates": [
-            (name, [(gate, heat_map(gate), ROW * gate.values_TH.shape[1]) for gate in gates])
-            for name, gates in reading.gates
+            (
+                name,
+                [
+                    (gate, formula(gate.equation), heat_map(gate), ROW * gate.values_TH.shape[1])
+                    for gate in gates
+                ],
+            )
+            for name, gates in explanation.gates
         ],
     }
 
 
 def heat_map(gate: Gate) -> str:
-    """One pixel for each token and unit, as a data: address of a PNG."""
+    """One pixel for each token and unit, as the data: URL of a PNG."""
     colors = matplotlib.cm.ScalarMappable(cmap="viridis" if gate.low == 0 else "RdBu_r")
     colors.set_clim(gate.low, gate.high)
     buffer = io.BytesIO()
@@ -82,27 +83,38 @@ def heat_map(gate: Gate) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def lines(model: Trained, reading: Reading) -> list[str]:
-    """The same for a terminal: the verdict, and each token with its bar."""
-    prediction = model.prediction(reading.logit)
-    largest = float(np.abs(reading.contribution_T).max()) or 1.0
-    width = max(map(len, reading.tokens))
+def formula(equation: str) -> str:
+    """An equation in TeX, typeset: the data: URL of an SVG; empty if there is none."""
+    if not equation:
+        return ""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "formula", "mathtext.fontset": "cm"}):
+        matplotlib.mathtext.math_to_image(f"${equation}$", buffer, format="svg", color="#5b6470")
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def lines(model: Predictor, explanation: Explanation) -> list[str]:
+    """Lines for a terminal: the prediction, and each token with its bar."""
+    prediction = model.prediction(explanation.logit)
+    largest = float(np.abs(explanation.contribution_T).max()) or 1.0
+    width = max(map(len, explanation.tokens))
     made = [
         f"{prediction.label} {prediction.probability:.4f}",
         "",
         f"{'token':{width}}  P(positive)  contribution",
     ]
     for token, p, c in zip(
-        reading.tokens, reading.probability_T, reading.contribution_T, strict=True
+        explanation.tokens, explanation.probability_T, explanation.contribution_T, strict=True
     ):
         bar = ("+" if c > 0 else "-") * round(20 * abs(c) / largest)
         made.append(f"{token:{width}}  {p:11.4f}  {c:+12.3f}  {bar}")
     made += [
         "",
-        f"contributions: {reading.contribution_T.sum():+.3f} from {reading.logit_of_nothing:+.3f} "
-        f"with nothing to {reading.logit:+.3f}, gap {reading.gap:+.1g} ({reading.steps} steps)",
+        f"contributions: {explanation.contribution_T.sum():+.3f}, from a logit of "
+        f"{explanation.baseline_logit:+.3f} without words to {explanation.logit:+.3f}, "
+        f"error {explanation.gap:+.1g} ({explanation.steps} steps)",
     ]
-    for name, gates in reading.gates:
+    for name, gates in explanation.gates:
         made += ["", f"{name}: mean over units at each token"]
         for gate in gates:
             made.append(f"{gate.name:14} {spark(gate)}  {gate.equation}")

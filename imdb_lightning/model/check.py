@@ -1,4 +1,4 @@
-"""Does a cell keep the contract? The checks that our own cells pass, for anybody's."""
+"""`check_cell`: whether a cell keeps the contract, ours or a user's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .backbones import Backbone, Unrolled
 from .cells import Cell, State
+from .padding import padding_mask
 
 
 B, T = 3, 7  # reviews and steps of the trial sequences
@@ -20,12 +21,12 @@ class CellError(ValueError):
 
 
 def check_cell(cell: Cell) -> None:
-    """Try `cell` on random sequences, in float64 and on a copy of its own.
+    """Run a copy of `cell` on random sequences, in float64.
 
-    Raises CellError, with every broken part in a line of its own: the shapes of states, finite and
-    complete gradients that agree with finite differences, reviews that do not see one another,
-    a sequence in one go and in two, no memory between calls, padding that never reaches a review,
-    in either direction, and a state_dict that carries all that the cell has learned.
+    Raises CellError, with one line for each broken part: the shapes of states; finite and complete
+    gradients that agree with finite differences; reviews that do not affect one another; a sequence
+    at once and in two parts; no memory between calls; padding that never affects a review, in
+    either direction; and a state_dict with everything that the cell has learned.
     """
     cell = copy.deepcopy(cell).double().eval()
     checks: list[Callable[[Cell], str | None]] = [
@@ -47,7 +48,7 @@ def check_cell(cell: Cell) -> None:
             if complaint:
                 broken.append(f"{check.__name__.strip('_').replace('_', ' ')}: {complaint}")
             if complaint and check is _state_shapes:
-                break  # nothing else can be tried
+                break  # nothing else can be checked
     if broken:
         raise CellError(f"{type(cell).__name__}:\n" + "\n".join(broken))
 
@@ -66,12 +67,12 @@ def _state_shapes(cell: Cell) -> str | None:
         after = cell(_inputs(cell, reviews=reviews)[0], before)
         for what, state in (("initial_state", before), ("forward", after)):
             if not isinstance(state, tuple) or not all(isinstance(s, Tensor) for s in state):
-                return f"{what} gives {type(state).__name__}, not a tuple of tensors"
+                return f"{what} returns {type(state).__name__}, not a tuple of tensors"
             shapes = [tuple(s.shape) for s in state]
             if shapes != [(reviews, cell.hidden_size)] * max(len(before), 1):
-                return f"{what} gives {shapes}; a state is a tuple of (B, hidden_size) tensors"
+                return f"{what} returns {shapes}; a state is a tuple of (B, hidden_size) tensors"
             if any(s.dtype != torch.float64 for s in state):
-                return f"{what} gives {state[0].dtype} from a float64 cell"
+                return f"{what} returns {state[0].dtype} for a float64 cell"
     return None
 
 
@@ -99,7 +100,7 @@ def _gradients(cell: Cell) -> str | None:
     try:
         torch.autograd.gradcheck(step, (x_BI, *state, *parameters))
     except RuntimeError as error:
-        return " ".join(f"not those of finite differences: {error}".split())[:200]
+        return " ".join(f"they differ from finite differences: {error}".split())[:200]
     return None
 
 
@@ -117,11 +118,11 @@ def _step_against_sequence(cell: Cell) -> str | None:
     x_TBI, state = _inputs(cell), _states(cell)
     whole, _ = Unrolled(cell)(x_TBI, state)
     if not torch.equal(whole, Unrolled(cell)(x_TBI, state)[0]):
-        return "the same sequence twice gives two results: the cell keeps a state of its own"
+        return "the same sequence twice gives two results: the cell keeps a state between calls"
     first, middle = Unrolled(cell)(x_TBI[:3], state)
     second, _ = Unrolled(cell)(x_TBI[3:], middle)
     if not torch.allclose(torch.cat([first, second]), whole, rtol=1e-10, atol=1e-12):
-        return "a sequence in two parts is not the sequence: the state does not hold everything"
+        return "a sequence in two parts gives another result: the state does not contain everything"
     return None
 
 
@@ -130,12 +131,12 @@ def _padding(cell: Cell) -> str | None:
     backbone = Backbone(lambda *_: layer, cell.input_size, cell.hidden_size, 1, True, 0.0)
     lengths_B = torch.tensor([T, 4, 1])
     x_TBI = _inputs(cell)
-    inside_TB = torch.arange(T)[:, None] < lengths_B
+    inside_TB = ~padding_mask(lengths_B, T)
     other_TBI = torch.where(inside_TB[:, :, None], x_TBI, _inputs(cell))
     if not torch.equal(
         backbone(x_TBI, lengths_B)[inside_TB], backbone(other_TBI, lengths_B)[inside_TB]
     ):
-        return "what stands after a review's end reaches its states"
+        return "padding after a review's end affects its states"
     return None
 
 
@@ -148,5 +149,5 @@ def _state_dict(cell: Cell) -> str | None:
             tensor.copy_(torch.randn_like(tensor))
     other.load_state_dict(cell.state_dict(), strict=True)
     if not torch.equal(Unrolled(other)(x_TBI)[0], expected):
-        return "a cell that loads it computes something else: a parameter or buffer is not in it"
+        return "a cell that loads it computes something else: a parameter or buffer is missing"
     return None

@@ -1,4 +1,4 @@
-"""The sentiment classifier: the network, trained and scored by Lightning."""
+"""The sentiment classifier: the network as a LightningModule, with loss, optimizer and scores."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from .network import OF_THE_LAYER, Network, layer_maker
-from .passes import Pass
+from .epoch_outputs import EpochOutputs
+from .losses import LOSSES
+from .network import LAYER_KEYS, Network, layer_factory, logit_difference
 from .step_graphs import StepGraphs
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class Scores(NamedTuple):
-    """What one pass over a split gave: means over reviews, and one row per review."""
+class EvalOutput(NamedTuple):
+    """The outputs of one epoch over a split: means over reviews, and one row for each review."""
 
     loss: float  # nats per review
     accuracy: float  # fraction 0..1
     index_N: Tensor  # int64, the review's row in its split
     labels_N: Tensor  # int64, 0 negative, 1 positive
-    margins_N: Tensor  # float32, logit of positive minus logit of negative
+    logit_N: Tensor  # float32, logit of positive minus logit of negative
 
 
 class Classifier(Network, lightning.LightningModule):
-    """The network with its loss, its optimizer, and the scores of each pass over a split."""
+    """The network with its loss, its optimizer, and its outputs of each epoch.
+
+    `soft_labels_N` (float32) are a teacher's P(positive) of the unlabelled reviews. `pretrained`
+    are weights by their names in the state_dict; they learn at `pretrained_lr_scale` times the
+    rate.
+
+    There are no saved hyperparameters: a checkpoint is plain tensors, and a model is built from the
+    run's configuration (`imdb_lightning.load`), not with `load_from_checkpoint`.
+    """
 
     def __init__(
         self,
@@ -37,38 +46,58 @@ class Classifier(Network, lightning.LightningModule):
         loss: str,
         lr: float,
         weight_decay: float,
+        soft_labels_N: Tensor | None = None,
+        pretrained: Mapping[str, Tensor] | None = None,
+        pretrained_lr_scale: float = 1.0,
         **network: Any,
     ) -> None:
         super().__init__(make_layer, **network)
         self.loss = loss
         self.lr = lr
         self.weight_decay = weight_decay
-        self.pretrained: frozenset[str] = frozenset()  # names of parameters
-        self.pretrained_lr = 1.0  # their learning rate, as a part of `lr`
-        self.graphs = StepGraphs()
-        self._passes = {"train": Pass(), "val": Pass(), "test": Pass()}
-        self.told_N: Tensor | None
-        self.register_buffer("told_N", None, persistent=False)  # float32, see `targets`
+        self.pretrained_names = frozenset(pretrained or ())
+        self.pretrained_lr_scale = pretrained_lr_scale
+        self.step_graphs = StepGraphs()
+        self._outputs = {stage: EpochOutputs() for stage in ("train", "val", "test")}
+        self.soft_labels_N: Tensor | None
+        self.register_buffer("soft_labels_N", soft_labels_N, persistent=False)
+        if pretrained:
+            own = self.state_dict()
+            with torch.no_grad():
+                for name, weights in pretrained.items():
+                    own[name].copy_(weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without graphs, which no file and no other process can hold."""
-        return {**super().__getstate__(), "graphs": StepGraphs()}
+        """Without CUDA graphs, which cannot be pickled."""
+        return {**super().__getstate__(), "step_graphs": StepGraphs()}
 
     @classmethod
     def from_config(  # type: ignore[override]
-        cls, model: Mapping[str, Any], optim: Mapping[str, Any]
+        cls,
+        model: Mapping[str, Any],
+        optim: Mapping[str, Any],
+        soft_labels_N: Tensor | None = None,
+        pretrained: Mapping[str, Tensor] | None = None,
     ) -> Classifier:
         """The classifier that the groups `model` and `optim` of a configuration describe."""
-        options = {k: v for k, v in model.items() if k not in OF_THE_LAYER}
-        learning = {name: optim[name] for name in ("lr", "weight_decay")}
-        return cls(layer_maker(model), **options, **learning)
+        options = {k: v for k, v in model.items() if k not in LAYER_KEYS}
+        names = ("lr", "weight_decay", "pretrained_lr_scale")
+        return cls(
+            layer_factory(model),
+            soft_labels_N=soft_labels_N,
+            pretrained=pretrained,
+            **options,
+            **{name: optim[name] for name in names},
+        )
+
+    # Steps
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        if self.graphs.can(self):
-            found = self.graphs(self, batch)
+        if self.step_graphs.can(self):
+            found = self.step_graphs(self, batch)
             if found is not None:
-                loss, loss_B, margins_B = found
-                self._passes["train"].add(loss_B, margins_B, *batch[2:])
+                loss, loss_B, logit_B = found
+                self._outputs["train"].add(loss_B, logit_B, *batch[2:])
                 return loss
         return self._step(batch, "train")
 
@@ -78,43 +107,39 @@ class Classifier(Network, lightning.LightningModule):
     def test_step(self, batch: Batch, _: int) -> None:
         self._step(batch, "test")
 
-    def batch_loss(self, batch: Batch) -> Tensor:
-        """Mean over the reviews of the batch: (), nats per review."""
-        tokens_BT, lengths_B, labels_B, index_B = batch
-        targets = self.targets(labels_B, index_B)
-        return LOSSES[self.loss](self(tokens_BT, lengths_B), targets).mean()
-
-    def targets(self, labels_B: Tensor, index_B: Tensor) -> Tensor:
-        """The labels; with a teacher, the probabilities (B, 2) of both, also of labelled reviews.
-
-        `told_N` has the teacher's of a positive one for review n without label, of index -1 - n.
-        """
-        if self.told_N is None:
-            return labels_B
-        told_B = self.told_N[(-1 - index_B).clamp(min=0)]
-        positive_B = torch.where(index_B < 0, told_B, labels_B.to(told_B))
-        return torch.stack([1 - positive_B, positive_B], dim=1)
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        loss_B, logit_B = self.losses(batch)
+        self._outputs[stage].add(loss_B.detach(), logit_B, *batch[2:])
+        return loss_B.mean()
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of each review (B,): nats, and the logit of positive minus that of negative."""
+        """Nats (B,) and logit difference (B,), which carries no gradient."""
         tokens_BT, lengths_B, labels_B, index_B = batch
         logits_B2 = self(tokens_BT, lengths_B)
         loss_B = LOSSES[self.loss](logits_B2, self.targets(labels_B, index_B))
-        return loss_B, (logits_B2[:, 1] - logits_B2[:, 0]).detach()
+        return loss_B, logit_difference(logits_B2).detach()
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
-        loss_B, margins_B = self.losses(batch)
-        self._passes[stage].add(loss_B.detach(), margins_B, *batch[2:])
-        return loss_B.mean()
+    def targets(self, labels_B: Tensor, index_B: Tensor) -> Tensor:
+        """Class labels (B,), or soft labels (B, 2) if there is a teacher.
+
+        Unlabelled review n has index -1 - n; `soft_labels_N[n]` is its P(positive).
+        """
+        if self.soft_labels_N is None:
+            return labels_B
+        soft_B = self.soft_labels_N[(-1 - index_B).clamp(min=0)]
+        positive_B = torch.where(index_B < 0, soft_B, labels_B.to(soft_B))
+        return torch.stack([1 - positive_B, positive_B], dim=1)
+
+    # Outputs of an epoch
 
     def on_train_epoch_start(self) -> None:
-        self._passes["train"].clear()
+        self._outputs["train"].clear()
 
     def on_validation_epoch_start(self) -> None:
-        self._passes["val"].clear()
+        self._outputs["val"].clear()
 
     def on_test_epoch_start(self) -> None:
-        self._passes["test"].clear()
+        self._outputs["test"].clear()
 
     def on_train_epoch_end(self) -> None:
         self._log_means("train")
@@ -126,47 +151,49 @@ class Classifier(Network, lightning.LightningModule):
         self._log_means("test")
 
     def _log_means(self, stage: str) -> None:
-        means = {f"{stage}/{name}": value for name, value in self.measures(stage).items()}
+        means = {f"{stage}/{name}": value for name, value in self.metrics(stage).items()}
         self.log_dict(means, logger=False, batch_size=1)
 
-    def rows(self, stage: str) -> list[Tensor]:
-        """What the latest pass, which may not have ended, has gathered: plain tensors (N,)."""
-        return self._passes[stage].rows()
+    def outputs_state(self, stage: str) -> list[Tensor]:
+        """The per-review outputs of the latest epoch, which may not have ended: tensors (N,)."""
+        return self._outputs[stage].state()
 
-    def go_on(self, stage: str, rows: list[Tensor]) -> None:
-        """Go on with a pass that an earlier process began."""
-        self._passes[stage].go_on([column.to(self.device) for column in rows])
+    def load_outputs_state(self, stage: str, columns: list[Tensor]) -> None:
+        """Continue an epoch that an earlier process has started."""
+        self._outputs[stage].load_state([column.to(self.device) for column in columns])
 
-    def has(self, stage: str) -> bool:
-        """Whether there was a pass over this split."""
-        return self._passes[stage].count > 0
+    def has_outputs(self, stage: str) -> bool:
+        """True if there was an epoch over this split."""
+        return self._outputs[stage].count > 0
 
-    def measures(self, stage: str) -> dict[str, float]:
-        """Of the latest pass over a split: nats per review, and a fraction 0..1."""
-        scores = self.scores(stage)
-        return {"loss": scores.loss, "acc": scores.accuracy}
+    def metrics(self, stage: str) -> dict[str, float]:
+        """Of the latest epoch over a split: nats per review, and a fraction 0..1."""
+        output = self.eval_output(stage)
+        return {"loss": output.loss, "acc": output.accuracy}
 
-    def scores(self, stage: str) -> Scores:
-        """Of the latest pass over "train", "val" or "test"."""
-        loss_N, margins_N, labels_N, index_N = self.rows(stage)
-        correct_N = (margins_N > 0) == (labels_N == 1)
-        return Scores(
+    def eval_output(self, stage: str) -> EvalOutput:
+        """Of the latest epoch over "train", "val" or "test"."""
+        loss_N, logit_N, labels_N, index_N = self.outputs_state(stage)
+        correct_N = (logit_N > 0) == (labels_N == 1)
+        return EvalOutput(
             loss=loss_N.double().mean().item(),
             accuracy=correct_N.double().mean().item(),
             index_N=index_N,
             labels_N=labels_N,
-            margins_N=margins_N.float(),
+            logit_N=logit_N.float(),
         )
+
+    # Optimizer
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": [*self.parameters()]}]
-        if self.pretrained_lr != 1:
+        if self.pretrained_lr_scale != 1:
             named = [*self.named_parameters()]
             groups = [
-                {"params": [p for name, p in named if name not in self.pretrained]},
+                {"params": [p for name, p in named if name not in self.pretrained_names]},
                 {
-                    "params": [p for name, p in named if name in self.pretrained],
-                    "lr": self.lr * self.pretrained_lr,
+                    "params": [p for name, p in named if name in self.pretrained_names],
+                    "lr": self.lr * self.pretrained_lr_scale,
                 },
             ]
         # Fused is several times as fast, but Lightning cannot clip gradients for it under mixed
@@ -176,21 +203,3 @@ class Classifier(Network, lightning.LightningModule):
             on_gpu = self.device.type == "cuda" and self.trainer.precision == "bf16-mixed"
             fused = on_gpu and not self.trainer.gradient_clip_val
         return torch.optim.Adam(groups, self.lr, weight_decay=self.weight_decay, fused=fused)
-
-
-def cross_entropy(logits_B2: Tensor, labels_B: Tensor) -> Tensor:
-    """-log softmax(logits)[label]: (B,) nats. In the place of labels, probabilities (B, 2)."""
-    return nn.functional.cross_entropy(logits_B2, labels_B, reduction="none")
-
-
-def nll(logits_B2: Tensor, labels_B: Tensor) -> Tensor:
-    """log_softmax, then negative log-likelihood, which is cross entropy: (B,) nats."""
-    return nn.functional.nll_loss(logits_B2.log_softmax(1), labels_B, reduction="none")
-
-
-def nll_on_raw_logits(logits_B2: Tensor, labels_B: Tensor) -> Tensor:
-    """-logits[label]: (B,), without a lower bound. The report's section 4.2: it does not train."""
-    return nn.functional.nll_loss(logits_B2, labels_B, reduction="none")
-
-
-LOSSES = {"cross_entropy": cross_entropy, "nll": nll, "nll_on_raw_logits": nll_on_raw_logits}

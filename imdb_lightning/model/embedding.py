@@ -18,10 +18,12 @@ class Embedding(nn.Embedding):
         """Rows of the table: int64 (...,) to float (..., E)."""
         if self.weight.device.type != "cpu":
             return super().forward(input)
-        return Rows.apply(self.weight, input)
+        return EmbeddingFunction.apply(self.weight, input)
 
 
-class Rows(torch.autograd.Function):
+class EmbeddingFunction(torch.autograd.Function):
+    """Rows of a table, whose gradient is one index_add."""
+
     @staticmethod
     def forward(ctx: Any, table_VE: Tensor, tokens: Tensor) -> Tensor:
         ctx.save_for_backward(tokens)

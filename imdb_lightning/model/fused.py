@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .backbones import Unrolled, ended
+from .backbones import Unrolled
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from .kernels import Native, Weights
+from .padding import padding_mask_like
 
 
 log = logging.getLogger(__name__)
@@ -172,12 +173,12 @@ class Portable:
         self, x_TBI: Tensor, weights: Weights, state: State, lengths_B: Tensor | None, keep: bool
     ) -> tuple[Tensor, State, Saved]:
         """Output h_TBH, the last state, and what `backward` needs besides."""
-        ended_TB1 = ended(x_TBI, lengths_B)
-        if ended_TB1 is not None:
-            x_TBI = x_TBI.masked_fill(ended_TB1, 0)  # whatever stands there
+        padding_TB1 = padding_mask_like(x_TBI, lengths_B)
+        if padding_TB1 is not None:
+            x_TBI = x_TBI.masked_fill(padding_TB1, 0)  # whatever stands there
         gates_TBG = linear(x_TBI, weights.input, self.bias(weights))
         h_TBH = x_TBI.new_empty(*x_TBI.shape[:2], weights.state.shape[1])
-        last, saved = self.loop(gates_TBG, weights, state, ended_TB1, h_TBH)
+        last, saved = self.loop(gates_TBG, weights, state, padding_TB1, h_TBH)
         return h_TBH, tuple(s.clone() for s in last), saved
 
     def backward(
@@ -193,12 +194,12 @@ class Portable:
         wants_x: bool,
     ) -> tuple[Tensor | None, Weights, State]:
         """Gradients of the input (None unless `wants_x`), of the weights and of the first state."""
-        ended_TB1 = ended(x_TBI, lengths_B)
-        if ended_TB1 is not None:
-            x_TBI = x_TBI.masked_fill(ended_TB1, 0)
+        padding_TB1 = padding_mask_like(x_TBI, lengths_B)
+        if padding_TB1 is not None:
+            x_TBI = x_TBI.masked_fill(padding_TB1, 0)
         before_TBH = torch.cat([state[0].unsqueeze(0), h_TBH[:-1]])
         loop = self.loop_back(
-            weights, state, ended_TB1, before_TBH, h_TBH, saved, grad_h_TBH, grad_last
+            weights, state, padding_TB1, before_TBH, h_TBH, saved, grad_h_TBH, grad_last
         )
         grad_weights = Weights(
             outer(loop.grad_input_TBG, x_TBI),
@@ -218,7 +219,7 @@ class Portable:
         gates_TBG: Tensor,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         h_TBH: Tensor,
     ) -> tuple[State, Saved]:
         """Fill h_TBH; gates_TBG holds W x + bias and may be written to.
@@ -231,7 +232,7 @@ class Portable:
         self,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         before_TBH: Tensor,
         h_TBH: Tensor,
         saved: Saved,
@@ -246,15 +247,15 @@ class Portable:
         return outer(grad_state_TBG, before_TBH)
 
 
-def stay(ended_TB1: Tensor | None, t: int, next_BH: Tensor, before_BH: Tensor) -> None:
+def stay(padding_TB1: Tensor | None, t: int, next_BH: Tensor, before_BH: Tensor) -> None:
     """Where a review has ended, its state before the step is that after it."""
-    if ended_TB1 is not None:
-        torch.where(ended_TB1[t], before_BH, next_BH, out=next_BH)
+    if padding_TB1 is not None:
+        torch.where(padding_TB1[t], before_BH, next_BH, out=next_BH)
 
 
-def through(ended_TB1: Tensor | None, t: int, dh_BH: Tensor, next_BH: Tensor) -> Tensor:
+def through(padding_TB1: Tensor | None, t: int, dh_BH: Tensor, next_BH: Tensor) -> Tensor:
     """The same backwards: there the gradient goes through the step unchanged."""
-    return next_BH if ended_TB1 is None else next_BH + dh_BH * ended_TB1[t]
+    return next_BH if padding_TB1 is None else next_BH + dh_BH * padding_TB1[t]
 
 
 def outer(d_TBG: Tensor, left_TBX: Tensor) -> Tensor:
@@ -283,13 +284,13 @@ class PortableRNN(Portable):
         gates_TBG: Tensor,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         h_TBH: Tensor,
     ) -> tuple[State, Saved]:
         (h_BH,) = state
         for t, (sum_BH, next_BH) in enumerate(steps(gates_TBG, h_TBH)):
             torch.tanh(sum_BH.addmm_(h_BH, weights.state.T), out=next_BH)
-            stay(ended_TB1, t, next_BH, h_BH)
+            stay(padding_TB1, t, next_BH, h_BH)
             h_BH = next_BH
         return (h_BH,), ()
 
@@ -297,7 +298,7 @@ class PortableRNN(Portable):
         self,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         before_TBH: Tensor,
         h_TBH: Tensor,
         saved: Saved,
@@ -305,12 +306,12 @@ class PortableRNN(Portable):
         grad_last: State,
     ) -> Loop:
         d_TBH = 1 - h_TBH.square()  # what the gradient of h is multiplied by, then the product
-        if ended_TB1 is not None:
-            d_TBH.masked_fill_(ended_TB1, 0)
+        if padding_TB1 is not None:
+            d_TBH.masked_fill_(padding_TB1, 0)
         dh_BH = grad_last[0] + grad_h_TBH[-1]
         for t, (d_BH, above_BH) in enumerate_back(steps(d_TBH, above(grad_h_TBH))):
             d_BH.mul_(dh_BH)
-            dh_BH = through(ended_TB1, t, dh_BH, torch.addmm(above_BH, d_BH, weights.state))
+            dh_BH = through(padding_TB1, t, dh_BH, torch.addmm(above_BH, d_BH, weights.state))
         return Loop(d_TBH, d_TBH, (dh_BH,))
 
 
@@ -320,7 +321,7 @@ class PortableLSTM(Portable):
         gates_TBG: Tensor,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         h_TBH: Tensor,
     ) -> tuple[State, Saved]:
         H = h_TBH.shape[2]
@@ -336,10 +337,10 @@ class PortableLSTM(Portable):
             g.tanh_()
             o.sigmoid_()
             torch.mul(f, c_BH, out=next_c).addcmul_(i, g)
-            stay(ended_TB1, t, next_c, c_BH)
+            stay(padding_TB1, t, next_c, c_BH)
             torch.tanh(next_c, out=squashed)
             torch.mul(o, squashed, out=next_h)
-            stay(ended_TB1, t, next_h, h_BH)
+            stay(padding_TB1, t, next_h, h_BH)
             h_BH, c_BH = next_h, next_c
         return (h_BH, c_BH), (gates_TBG, c_TBH, squashed_TBH)
 
@@ -347,7 +348,7 @@ class PortableLSTM(Portable):
         self,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         before_TBH: Tensor,
         h_TBH: Tensor,
         saved: Saved,
@@ -366,10 +367,10 @@ class PortableLSTM(Portable):
         tanh_back.grad_input(i, g, grad_input=d_g)
         sigmoid_back.grad_input(squashed_TBH, o, grad_input=d_o)
         to_c_TBH = tanh_back(o, squashed_TBH)
-        if ended_TB1 is not None:
-            d_TBG.masked_fill_(ended_TB1, 0)
-            to_c_TBH.masked_fill_(ended_TB1, 0)
-            f = f.masked_fill(ended_TB1, 1)
+        if padding_TB1 is not None:
+            d_TBG.masked_fill_(padding_TB1, 0)
+            to_c_TBH.masked_fill_(padding_TB1, 0)
+            f = f.masked_fill(padding_TB1, 1)
         dh_BH, dc_BH = grad_last[0] + grad_h_TBH[-1], grad_last[1].clone()
         all_steps = steps(
             d_TBG, d_TBG.view(T, B, 4, H)[:, :, :3], d_o, to_c_TBH, f, above(grad_h_TBH)
@@ -379,7 +380,7 @@ class PortableLSTM(Portable):
             d_ifg.mul_(dc_BH.unsqueeze(1))
             d_o_BH.mul_(dh_BH)
             dc_BH.mul_(f_BH)
-            dh_BH = through(ended_TB1, t, dh_BH, torch.addmm(above_BH, d_BG, weights.state))
+            dh_BH = through(padding_TB1, t, dh_BH, torch.addmm(above_BH, d_BG, weights.state))
         return Loop(d_TBG, d_TBG, (dh_BH, dc_BH))
 
 
@@ -402,7 +403,7 @@ class PortableGRU(Portable):
         gates_TBG: Tensor,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         h_TBH: Tensor,
     ) -> tuple[State, Saved]:
         H = h_TBH.shape[2]
@@ -420,7 +421,7 @@ class PortableGRU(Portable):
                 n.addcmul_(r, torch.addmm(bias_n_H, h_BH, weight_n_HH, out=product))
             n.tanh_()
             torch.sub(h_BH, n, out=next_h).mul_(z).add_(n)
-            stay(ended_TB1, t, next_h, h_BH)
+            stay(padding_TB1, t, next_h, h_BH)
             h_BH = next_h
         return (h_BH,), (gates_TBG, product_TBH)
 
@@ -428,7 +429,7 @@ class PortableGRU(Portable):
         self,
         weights: Weights,
         state: State,
-        ended_TB1: Tensor | None,
+        padding_TB1: Tensor | None,
         before_TBH: Tensor,
         h_TBH: Tensor,
         saved: Saved,
@@ -449,10 +450,10 @@ class PortableGRU(Portable):
         else:
             sigmoid_back.grad_input(product_TBH * d_n, r, grad_input=d_r)
             d_state_TBG = torch.cat([d_TBG[..., : 2 * H], d_n * r], 2)
-        if ended_TB1 is not None:
-            d_TBG.masked_fill_(ended_TB1, 0)
-            d_state_TBG.masked_fill_(ended_TB1, 0)
-            z = z.masked_fill(ended_TB1, 1)
+        if padding_TB1 is not None:
+            d_TBG.masked_fill_(padding_TB1, 0)
+            d_state_TBG.masked_fill_(padding_TB1, 0)
+            z = z.masked_fill(padding_TB1, 1)
         dh_BH = grad_last[0] + grad_h_TBH[-1]
         if self.before:
             return self._back_before(weights, d_TBG, r, z, dh_BH, above(grad_h_TBH))

@@ -17,7 +17,7 @@ from . import pooling
 from .backbones import Backbone, Unrolled
 from .cells import Cell
 from .compiled import Compiled
-from .dropout import FeatureDropout, WordDropout
+from .dropout import EmbeddingDropout, VariationalDropout
 from .embedding import Embedding
 from .fused import Fused
 
@@ -27,18 +27,18 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {
     "max": pooling.max,
     "last": pooling.last,
     "mean_max": pooling.mean_max,
-    "mean_padded": pooling.mean_padded,  # the network first makes padding a part of the review
+    "mean_padded": pooling.mean_padded,  # `forward` has made padding a part of the review
 }
 
 
 class Network(nn.Module):
     """Embedding -> backbone -> pooling -> Linear, ReLU, dropout -> Linear to 2 logits.
 
-    While training, words and features of the embedded review are dropped before the backbone.
+    While training, dropout of words and features acts on the embedded review.
 
-    The logits of a review depend on its own tokens alone: not on its padding, not on the reviews
-    beside it. Under pooling="mean_padded", the report's way, every review is first padded to
-    `max_length` tokens, and the padding is read, embedded and averaged like words.
+    The logits of a review depend only on its own tokens: not on its padding, not on the other
+    reviews of the batch. With pooling="mean_padded", the report's way, every review is first padded
+    to `max_length` tokens, and the padding is read, embedded and averaged like words.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class Network(nn.Module):
         bidirectional: bool,
         dropout: float,
         pooling: str,
-        word_dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
+        word_dropout: float,
+        embedding_dropout: float,
     ) -> None:
         super().__init__()
         self.max_length = max_length
         self.pooling = pooling
         self.embedding = Embedding(vocab_size + 1, embedding_size)  # row 0 is padding
-        self.word_dropout = WordDropout(word_dropout, vocab_size + 1)
-        self.feature_dropout = FeatureDropout(embedding_dropout)
+        self.word_dropout = EmbeddingDropout(word_dropout, vocab_size + 1)
+        self.feature_dropout = VariationalDropout(embedding_dropout)
         self.backbone = Backbone(
             make_layer, embedding_size, hidden_size, num_layers, bidirectional, dropout
         )
@@ -79,8 +79,8 @@ class Network(nn.Module):
     @classmethod
     def from_config(cls, model: Mapping[str, Any]) -> Network:
         """The network that the group `model` of a configuration describes."""
-        options = {k: v for k, v in model.items() if k not in (*OF_THE_LAYER, "loss")}
-        return Network(layer_maker(model), **options)
+        options = {k: v for k, v in model.items() if k not in (*LAYER_KEYS, "loss")}
+        return Network(layer_factory(model), **options)
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, 2) of negative and positive. tokens_BT: int64; lengths_B: int64 tokens."""
@@ -90,7 +90,7 @@ class Network(nn.Module):
         return self.from_embeddings(self.feature_dropout(x_TBE), lengths_B)
 
     def from_embeddings(self, x_TBE: Tensor, lengths_B: Tensor) -> Tensor:
-        """Logits (B, 2) of reviews whose tokens are embedded already."""
+        """Logits (B, 2) of reviews that are already embedded."""
         if self.pooling == "mean_padded":
             missing = self.max_length - x_TBE.shape[0]
             if missing:
@@ -101,16 +101,21 @@ class Network(nn.Module):
         return self.head(self.pool(h_TBH, lengths_B))
 
 
-OF_THE_LAYER = ("name", "layer", "cell", "implementation")
+def logit_difference(logits_B2: Tensor) -> Tensor:
+    """The logit of a review (B,): positive minus negative, whose sigmoid is P(positive)."""
+    return logits_B2[:, 1] - logits_B2[:, 0]
 
 
-def layer_maker(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
+LAYER_KEYS = ("name", "layer", "cell", "implementation")  # not arguments of Network
+
+
+def layer_factory(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
     """Function (input_size, hidden_size) -> one recurrent layer, `model.layer` or `model.cell`.
 
-    Raises ImportError, AttributeError or ValueError where `_target_` names no such class.
+    Raises ImportError, AttributeError or ValueError if `_target_` names no such class.
     """
     if "cell" in model:
-        make_cell = cell_maker(model["cell"])
+        make_cell = cell_factory(model["cell"])
         over_time = IMPLEMENTATIONS[model["implementation"]]
         return lambda input_size, hidden_size: over_time(make_cell(input_size, hidden_size))
     target = model["layer"]["_target_"]
@@ -120,10 +125,10 @@ def layer_maker(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
     return lambda input_size, hidden_size: kind(input_size, hidden_size)
 
 
-def cell_maker(cell: Mapping[str, Any]) -> Callable[[int, int], Cell]:
+def cell_factory(cell: Mapping[str, Any]) -> Callable[[int, int], Cell]:
     """Function (input_size, hidden_size) -> the cell that `model.cell` names, ours or a user's.
 
-    Raises ImportError, AttributeError or ValueError where `_target_` names no such class.
+    Raises ImportError, AttributeError or ValueError if `_target_` names no such class.
     """
     options = dict(cell)
     target = options.pop("_target_")

@@ -3,24 +3,26 @@
 python -m imdb_lightning.pretrain pretrain=vectors hydra.run.dir=outputs/pretrained/vectors
 python -m imdb_lightning pretrained=outputs/pretrained/vectors
 
-A command line like that of `python -m imdb_lightning`, with the group `pretrain` chosen. The run
-directory that it leaves is what `pretrained` names.
+The command line is that of `python -m imdb_lightning`, with the group `pretrain`. The run directory
+is what `pretrained` names.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from ..__main__ import main as run
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Exits as `python -m imdb_lightning` does."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = ("pretrain=", "experiment=", "resume=")
-    asked = {"--help", "-h", "--hydra-help"} & set(sys.argv)
-    if not asked and not any(argument.startswith(chosen) for argument in sys.argv[1:]):
-        sys.argv.append("pretrain=vectors")
-    run(pretraining=True)
+    wants_help = {"--help", "-h", "--hydra-help"} & set(arguments)
+    if not wants_help and not any(text.startswith(chosen) for text in arguments):
+        arguments.append("pretrain=vectors")
+    run(arguments, pretraining=True)
 
 
 if __name__ == "__main__":

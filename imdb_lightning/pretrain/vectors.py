@@ -1,4 +1,4 @@
-"""Word vectors from the reviews themselves: skip-gram with negative samples, by gensim."""
+"""Word vectors of the reviews themselves: skip-gram with negative sampling, by gensim."""
 
 from __future__ import annotations
 
@@ -7,15 +7,44 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
+from omegaconf import DictConfig
 
+from ..callbacks.run_logger import RunLogger
 from ..data.batches import EncodedReviews
+from ..data.datamodule import ReviewDataModule
+from ..runs import checkpoint
+from ..runs.run import Run
 
 
 log = logging.getLogger(__name__)
 
 
-class Reviews:
-    """The reviews as gensim wants them: lists of words, which here are the ids as text."""
+def pretrain_vectors(
+    cfg: DictConfig, run: Run, run_logger: RunLogger, data: ReviewDataModule
+) -> dict[str, Any]:
+    """Word vectors, saved as the embedding of a classifier; returns the content of metrics.json."""
+    rows, size = cfg.data.vocab_size + 1, cfg.model.embedding_size
+    run_logger.start(data, parameters=rows * size)
+    vectors_VE = skip_gram(
+        data.splits["train"],
+        rows,
+        size,
+        window=cfg.pretrain.window,
+        negative_samples=cfg.pretrain.negative_samples,
+        epochs=cfg.trainer.max_epochs,
+        seed=cfg.seed,
+    )
+    checkpoint.save({"state_dict": {"embedding.weight": torch.from_numpy(vectors_VE)}}, run.vectors)
+    run_logger.add_resources(torch.device("cpu"))
+    run_logger.finish()
+    seconds = run_logger.metrics["seconds"]
+    log.info("done in %.0f s; pretrained=%s initialises a classifier", seconds, run.path)
+    return run_logger.metrics
+
+
+class Sentences:
+    """The reviews in gensim's form: lists of words, which are the token ids as strings."""
 
     def __init__(self, reviews: EncodedReviews) -> None:
         self.reviews = reviews
@@ -33,13 +62,13 @@ def skip_gram(
     rows: int,
     size: int,
     window: int,
-    negatives: int,
+    negative_samples: int,
     epochs: int,
     seed: int,
 ) -> np.ndarray:
-    """Vectors (rows, size) of the word ids, float32; zeros where an id stands nowhere.
+    """Vectors (rows, size) of the token ids, float32; zeros for an id that does not occur.
 
-    Mikolov et al. 2013, with one thread, since several make another result each time.
+    Mikolov et al. 2013. One thread, since several are not reproducible.
     """
     from gensim.models import Word2Vec
     from gensim.models.callbacks import CallbackAny2Vec
@@ -53,11 +82,11 @@ def skip_gram(
 
     logging.getLogger("gensim").setLevel(logging.WARNING)
     trained = Word2Vec(
-        Reviews(reviews),
+        Sentences(reviews),
         vector_size=size,
         window=window,
         sg=1,
-        negative=negatives,
+        negative=negative_samples,
         epochs=epochs,
         min_count=1,
         workers=1,

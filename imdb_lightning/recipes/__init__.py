@@ -1,0 +1,1 @@
+"""Recipes beyond the report: an ablation ladder, baselines, and combinations."""

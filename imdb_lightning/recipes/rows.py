@@ -1,11 +1,10 @@
-"""The rows of the page: recipes with their runs, baselines, and what is made of both.
+"""The rows of the page: recipes with their runs, baselines, and combinations of both.
 
-S seeds, N reviews. Logits are those of positive minus negative.
+S seeds, N reviews. Logits are positive minus negative.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,14 +16,22 @@ import pyarrow
 import yaml
 from omegaconf import DictConfig
 
-from .. import config, statistics, teacher
-from ..report.published import SAME_RUN
+from ..config.identity import (
+    REPLICA_KEYS,
+    UPSTREAM_KEYS,
+    canonical_config,
+    config_hash,
+    without,
+)
+from ..config.overrides import check_command_line
+from ..config.paths import conf_dir
+from ..data.sources import UNLABELLED
+from ..metrics import significance
+from ..metrics.calibration import ensemble_weights, fit_temperature
 from ..report.runs import Predictions, read_predictions, run_directories
-from ..resume import DAMAGED
-from ..run import Run
-
-
-FREE = {*SAME_RUN, *config.BEFORE}  # in what runs of one recipe may differ
+from ..runs.resume import READ_ERRORS
+from ..runs.run import Run
+from ..transfer.teacher import Teachers
 
 
 @dataclass
@@ -33,8 +40,8 @@ class Recipe:
 
     name: str
     what: str  # its first comment
-    below: str | None  # the recipe that it changes
-    settings: dict[str, Any]  # what it changes there
+    parent: str | None  # the recipe that it changes
+    settings: dict[str, Any]  # its changes
 
 
 @dataclass
@@ -43,23 +50,23 @@ class Row:
 
     name: str
     what: str
-    below: str | None = None  # the row that it is compared with
+    parent: str | None = None  # the row that it is compared with
     metrics: list[dict[str, Any]] = field(default_factory=list)
     val: list[Predictions] = field(default_factory=list)
     test: list[Predictions] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)  # of the runs
-    parts: list[Row] = field(default_factory=list)  # whose answers are in each of its own
-    made_of: list[Row] = field(default_factory=list)  # whose seconds and memory it takes as well
+    parts: list[Row] = field(default_factory=list)  # the models that it combines
+    depends_on: list[Row] = field(default_factory=list)  # whose seconds and memory count as well
 
     @property
-    def right_SN(self) -> np.ndarray:
-        """Which reviews of test were answered rightly."""
-        return np.stack([test.right for test in self.test])
+    def correct_SN(self) -> np.ndarray:
+        """Which reviews of test were classified correctly."""
+        return np.stack([test.correct for test in self.test])
 
     @property
     def val_accuracy(self) -> float:
-        return float(np.mean([val.right.mean() for val in self.val]))
+        return float(np.mean([val.correct.mean() for val in self.val]))
 
     def only(self, seeds: list[int]) -> Row:
         """Its runs of these seeds, in their order."""
@@ -73,121 +80,108 @@ class Row:
             paths=[self.paths[i] for i in at],
         )
 
-    def of(self, name: str) -> list[float]:
+    def values(self, name: str) -> list[float]:
+        """A metric of each run that has it."""
         return [run[name] for run in self.metrics if run.get(name) is not None]
 
     @property
-    def refit(self) -> bool:
-        """Whether val was trained on too."""
-        return any(run.get("refit") for run in self.metrics)
+    def trained_on_val(self) -> bool:
+        return any(run.get("train_on_val") for run in self.metrics)
 
     @property
-    def read_unlabelled(self) -> bool:
-        """Whether reviews without labels had a part in it."""
+    def used_unlabelled(self) -> bool:
+        """True if it or a run upstream used the unlabelled reviews."""
         return any(
-            known.get("unsupervised")
+            run["data"].get(UNLABELLED)
+            or any(known["use_unlabelled"] for known in upstream(run["data"]))
             for run in self.metrics
-            for known in (run["data"], *before(run["data"]))
         )
 
     @property
     def parameters(self) -> int:
-        """Of one of its models, with all of its parts."""
+        """Of one model, with all of its parts."""
         if self.parts:
             return sum(part.parameters for part in self.parts)
         return int(self.metrics[0]["parameters"])
 
     @property
     def peak(self) -> float | None:
-        """Largest memory of its processes, one after another, bytes."""
-        peaks = [*self.of("peak_memory"), *(row.peak for row in self.made_of)]
+        """The largest peak memory of its processes, bytes."""
+        peaks = [*self.values("peak_memory"), *(row.peak for row in self.depends_on)]
         return max((peak for peak in peaks if peak is not None), default=None)
 
     @property
-    def core_seconds(self) -> float:
-        """What one of its models takes, mean over runs, with all that went before."""
-        # An ensemble takes what all of its runs do.
+    def cpu_seconds(self) -> float:
+        """Of one model, mean over runs, with everything upstream."""
+        # An ensemble takes the time of all its runs.
         models = [self.metrics] if len(self.seeds) == 1 else [[run] for run in self.metrics]
-        return float(np.mean([sum(self.work(runs).values()) for runs in models]))
+        return float(np.mean([sum(self.cost(runs).values()) for runs in models]))
 
-    def work(self, runs: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
-        """Core-seconds of these runs and of those before them, by settings and seed: each once."""
-        found = {(self.name, number): core_seconds(run) for number, run in enumerate(runs)}
+    def cost(self, runs: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
+        """CPU seconds of these runs and of those upstream, by settings and seed: each once."""
+        found = {(self.name, number): run["cpu_seconds"] for number, run in enumerate(runs)}
         for run in runs:
-            for known in before(run["data"]):
-                found[known["settings"], known["seed"]] = core_seconds(known)
+            for known in upstream(run["data"]):
+                found[known["settings"], known["seed"]] = known["cpu_seconds"]
         seeds = {run["seed"] for run in runs}
-        for row in self.made_of:  # a single model goes with each run, of several that of its seed
+        for row in self.depends_on:  # a single model for each run, of several that of its seed
             several = len(row.metrics) > 1
-            found |= row.work([r for r in row.metrics if not several or r["seed"] in seeds])
+            found |= row.cost([r for r in row.metrics if not several or r["seed"] in seeds])
         return found
 
 
 @dataclass
-class Found:
-    """What the directories hold."""
+class Collection:
+    """The content of the directories."""
 
-    rungs: dict[str, Row] = field(default_factory=dict)  # in the order of the ladder
+    steps: dict[str, Row] = field(default_factory=dict)  # recipes, in the order of the ladder
     baselines: dict[str, Row] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    fingerprint: str | None = None  # of the reviews, the same for all
+    fingerprint: str | None = None  # of the reviews, the same for all runs
 
 
-def before(facts: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """The runs from which it took something, and those from which they did."""
-    pretrained = facts.get("pretrained")
-    for known in [*([pretrained] if pretrained else ()), *(facts.get("teacher") or ())]:
+def upstream(data: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Provenance of the runs from which a run took something, and of those upstream of them."""
+    pretrained = data.get("pretrained")
+    for known in [*([pretrained] if pretrained else ()), *(data.get("teacher") or ())]:
         yield known
-        yield from before(known)
+        yield from upstream(known)
 
 
-def lineage(facts: dict[str, Any]) -> list[str]:
-    """The settings of the runs before it."""
-    return [known["settings"] for known in before(facts)]
-
-
-def core_seconds(metrics: dict[str, Any]) -> float:
-    """Of all threads; of a run that did not count them, as if none had ever waited."""
-    counted = metrics.get("core_seconds")
-    return metrics["seconds"] * threads(metrics["device"]) if counted is None else counted
-
-
-def threads(device: str) -> int:
-    """Of "cpu (2 threads)"; a GPU counts as one."""
-    told = re.search(r"\((\d+) threads\)", device)
-    return int(told[1]) if told else 1
+def upstream_settings(data: dict[str, Any]) -> list[str]:
+    return [known["settings"] for known in upstream(data)]
 
 
 def ladder() -> dict[str, Recipe]:
-    """The recipes, each after the one that it changes, a shorter branch before a longer one."""
+    """The recipes, each after its parent, a shorter branch before a longer one."""
     recipes = {}
-    for file in sorted((config.conf_dir() / "experiment" / "recipes").glob("*.yaml")):
+    for file in sorted((conf_dir() / "experiment" / "recipes").glob("*.yaml")):
         text = file.read_text("utf-8")
         content = yaml.safe_load(text)
         parents = [d for d in content.pop("defaults") if isinstance(d, str) and d != "_self_"]
         comments = [line[2:] for line in text.splitlines() if line.startswith("# ")]
-        below = parents[0].split("/")[-1] if parents else None
-        recipes[file.stem] = Recipe(file.stem, " ".join(comments[1:]), below, content)
+        parent = parents[0].split("/")[-1] if parents else None
+        recipes[file.stem] = Recipe(file.stem, " ".join(comments[1:]), parent, content)
 
-    def above(name: str | None) -> list[str]:
-        return [recipe.name for recipe in recipes.values() if recipe.below == name]
+    def children(name: str | None) -> list[str]:
+        return [recipe.name for recipe in recipes.values() if recipe.parent == name]
 
     def height(name: str) -> int:
-        return 1 + max(map(height, above(name)), default=0)
+        return 1 + max(map(height, children(name)), default=0)
 
     def walk(name: str | None) -> Iterable[str]:
-        for other in sorted(above(name), key=lambda n: (height(n), n)):
+        for other in sorted(children(name), key=lambda n: (height(n), n)):
             yield other
             yield from walk(other)
 
     return {name: recipes[name] for name in walk(None)}
 
 
-def collect(folders: Iterable[Path]) -> Found:
+def collect(folders: Iterable[Path]) -> Collection:
     """The finished runs of recipes, and the baselines, in these folders and below."""
-    found = Found()
+    found = Collection()
     recipes = ladder()
-    rows = {name: Row(name, recipe.what, recipe.below) for name, recipe in recipes.items()}
+    rows = {name: Row(name, recipe.what, recipe.parent) for name, recipe in recipes.items()}
     for folder in folders:
         for path in run_directories(folder):
             run = Run(path)
@@ -201,7 +195,7 @@ def collect(folders: Iterable[Path]) -> Found:
                 reviews = metrics["data"].get("fingerprint")
                 found.fingerprint = found.fingerprint or reviews
                 if reviews is None or reviews != found.fingerprint:
-                    found.problems.append(f"{path}: other reviews than those of the first run")
+                    found.problems.append(f"{path}: its reviews differ from those of the first run")
                     continue
                 splits = read_predictions(run.predictions)
                 known = next(iter([*found.baselines.values(), *filled(rows)]), None)
@@ -209,25 +203,25 @@ def collect(folders: Iterable[Path]) -> Found:
                     not np.array_equal(splits[name].index, getattr(known, name)[0].index)
                     for name in ("val", "test")
                 ):
-                    found.problems.append(f"{path}: other rows in val or test")
+                    found.problems.append(f"{path}: val or test differs from the first run's")
                     continue
                 if not metrics.get("baseline"):
-                    own = (settings(run.config), lineage(metrics["data"]))
+                    own = (settings(run.config), upstream_settings(metrics["data"]))
                     name = next((name for name, other in wanted().items() if other == own), None)
                     if name is None:
-                        found.problems.append(f"{path}: its configuration is not that of a recipe")
+                        found.problems.append(f"{path}: its configuration is no recipe's")
                         continue
                     row = rows[name]
                     if metrics["seed"] in row.seeds:
-                        found.problems.append(f"{path}: the same recipe and seed once more")
+                        found.problems.append(f"{path}: a second run of the same recipe and seed")
                         continue
                 else:
-                    row = Row(metrics["model"], f"{metrics['what']}={metrics['chosen']:g}")
+                    row = Row(metrics["model"], f"{metrics['hyperparameter']}={metrics['value']:g}")
                     if row.name in found.baselines:
-                        found.problems.append(f"{path}: the same baseline once more")
+                        found.problems.append(f"{path}: a second run of the same baseline")
                         continue
                     found.baselines[row.name] = row
-            except (*DAMAGED, KeyError, pyarrow.ArrowException) as error:
+            except (*READ_ERRORS, KeyError, pyarrow.ArrowException) as error:
                 found.problems.append(f"{path}: unreadable: {error}")
                 continue
             row.metrics.append(metrics)
@@ -235,10 +229,10 @@ def collect(folders: Iterable[Path]) -> Found:
             row.paths.append(path)
             row.val.append(splits["val"])
             row.test.append(splits["test"])
-    found.rungs = {row.name: row.only(sorted(row.seeds)) for row in filled(rows)}
-    for row in found.rungs.values():  # past rungs that have no runs
-        while row.below is not None and row.below not in found.rungs:
-            row.below = recipes[row.below].below
+    found.steps = {row.name: row.only(sorted(row.seeds)) for row in filled(rows)}
+    for row in found.steps.values():  # skip steps without runs
+        while row.parent is not None and row.parent not in found.steps:
+            row.parent = recipes[row.parent].parent
     return found
 
 
@@ -247,26 +241,26 @@ def filled(rows: Mapping[str, Row]) -> Iterable[Row]:
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
-    """What makes a run one of a recipe: its configuration, but for seed, device and directories."""
-    return {key: value for key, value in config.comparable(cfg).items() if key not in FREE}
+    """What makes a run one of a recipe: its configuration, without seed, device and directories."""
+    return without(canonical_config(cfg), *REPLICA_KEYS, *UPSTREAM_KEYS)
 
 
 @cache
 def wanted() -> dict[str, tuple[dict[str, Any], list[str]]]:
-    """The settings of each recipe, and the digests of those of the runs before it."""
+    """The settings of each recipe, and the hashes of those of the runs upstream."""
     found = {}
     for name in ladder():
-        (cfg,) = config.check([f"experiment=recipes/{name}"]).jobs
-        found[name] = (settings(cfg), lineage(planned(cfg)))
+        (cfg,) = check_command_line([f"experiment=recipes/{name}"]).jobs
+        found[name] = (settings(cfg), upstream_settings(planned(cfg)))
     return found
 
 
 def planned(cfg: DictConfig) -> dict[str, Any]:
-    """As the facts of a run tell it: the settings of the runs before this one."""
+    """Provenance as a run of this configuration would record it: the settings of upstream runs."""
 
     def of(experiment: str) -> dict[str, Any]:
-        (earlier,) = config.check([f"experiment={experiment}"]).jobs
-        digest = config.digest(earlier, seed=False, before=False)
+        (earlier,) = check_command_line([f"experiment={experiment}"]).jobs
+        digest = config_hash(earlier, seed=False, upstream=False)
         return {"settings": digest, **planned(earlier)}
 
     found: dict[str, Any] = {}
@@ -274,30 +268,30 @@ def planned(cfg: DictConfig) -> dict[str, Any]:
         found["pretrained"] = of(f"pretrain/{Path(cfg.pretrained).name}")
     if cfg.teacher is not None:
         found["teacher"] = [
-            # Of a grid's recipes-NAME,seed=0, else a baseline.
+            # A grid's recipes-NAME,seed=0, or a baseline.
             of(f"recipes/{path.name.removeprefix('recipes-').split(',')[0]}")
             if path.name.startswith("recipes-")
             else {"settings": path.name}
-            for path in teacher.paths(cfg.teacher)
+            for path in Teachers(cfg.teacher).paths
         ]
     return found
 
 
-# What is made of several models
+# Combinations of models
 
 
-def beside(row: Row, other: Row, name: str, what: str, on: tuple[Row, Row] | None = None) -> Row:
-    """Each run's logit beside that of `other`, weighted on val.
+def combine(row: Row, other: Row, name: str, what: str, on: tuple[Row, Row] | None = None) -> Row:
+    """The weighted sum of each run's logit and that of `other`, with weights fitted on val.
 
-    Of a refit, which has read val, the weights are those of the models `on` that it is a refit of.
+    For a refit, which was trained on val, the weights are those of the models `on` that it refits.
     """
-    made_of = [other, *(on or ())]
+    depends_on = [other, *(on or ())]
     made = Row(name, what, row.name, row.metrics, seeds=row.seeds, parts=[row, other])
-    made.made_of = made_of
+    made.depends_on = depends_on
     known, known_other = on or (row, other)
     for number, (own_val, own_test) in enumerate(zip(row.val, row.test, strict=True)):
         val = known.val[number]
-        w_K = statistics.weights(np.stack([val.logit, known_other.val[0].logit]), val.label)
+        w_K = ensemble_weights(np.stack([val.logit, known_other.val[0].logit]), val.label)
         for kept, first, second in (
             (made.val, own_val, other.val[0]),
             (made.test, own_test, other.test[0]),
@@ -308,41 +302,41 @@ def beside(row: Row, other: Row, name: str, what: str, on: tuple[Row, Row] | Non
 
 
 def ensemble(row: Row, name: str, what: str, on: Row | None = None) -> Row:
-    """The mean of the seeds' logits, each by its own temperature: one model.
+    """The mean of the seeds' logits, each divided by its own temperature: one model.
 
-    Of a refit, the temperatures are those of the runs `on` that it is a refit of.
+    For a refit, the temperatures are those of the runs `on` that it refits.
     """
     parts = [row.only([seed]) for seed in row.seeds]
     made = Row(name, what, row.name, row.metrics, seeds=[-1], parts=parts)
-    made.made_of = [on] if on is not None else []
-    temperatures = [statistics.temperature(val.logit, val.label) for val in (on or row).val]
+    made.depends_on = [on] if on is not None else []
+    temperatures = [fit_temperature(val.logit, val.label) for val in (on or row).val]
     for kept, splits in ((made.val, row.val), (made.test, row.test)):
         logit_N = np.mean([s.logit / t for s, t in zip(splits, temperatures, strict=True)], 0)
         kept.append(Predictions(splits[0].index, splits[0].label, logit_N))
     return made
 
 
-def against(row: Row, below: Row) -> tuple[float, tuple[float, float], float] | None:
+def compare(row: Row, other: Row) -> tuple[float, tuple[float, float], float] | None:
     """Difference of accuracy on test, its interval, and McNemar's p; of the same seeds.
 
     A single model, such as an ensemble, is compared with each run of the other row, and the
-    interval is for that model. None where there is nothing to compare.
+    interval is for that model. None if there is nothing to compare.
     """
-    seeds = sorted({*row.seeds} & {*below.seeds})
+    seeds = sorted({*row.seeds} & {*other.seeds})
     if seeds:
-        pairs = [(row.seeds.index(seed), below.seeds.index(seed)) for seed in seeds]
-    elif 1 in (len(row.test), len(below.test)):
-        pairs = [(i, j) for i in range(len(row.test)) for j in range(len(below.test))]
+        pairs = [(row.seeds.index(seed), other.seeds.index(seed)) for seed in seeds]
+    elif 1 in (len(row.test), len(other.test)):
+        pairs = [(i, j) for i in range(len(row.test)) for j in range(len(other.test))]
     else:
         return None
-    first_SN = np.stack([row.test[i].right for i, _ in pairs])
-    second_SN = np.stack([below.test[j].right for _, j in pairs])
-    tests = [statistics.mcnemar(a, b) for a, b in zip(first_SN, second_SN, strict=True)]
-    p = statistics.combined(
+    first_SN = np.stack([row.test[i].correct for i, _ in pairs])
+    second_SN = np.stack([other.test[j].correct for _, j in pairs])
+    tests = [significance.mcnemar(a, b) for a, b in zip(first_SN, second_SN, strict=True)]
+    p = significance.combined_p(
         [test.one_sided("greater") for test in tests], [test.one_sided("less") for test in tests]
     )
     if len(tests) == 1:
         p = tests[0].p
     difference_SN = first_SN.astype(np.int8) - second_SN.astype(np.int8)
-    interval = statistics.paired_interval(difference_SN)
+    interval = significance.paired_interval(difference_SN)
     return float(difference_SN.mean()), interval, p

@@ -1,0 +1,1 @@
+"""The report on runs, beside the published one."""

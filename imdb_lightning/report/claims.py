@@ -1,7 +1,7 @@
-"""What the report claims, each tested on the runs at hand and ending in one word.
+"""The claims of the report, each tested on these runs, with a verdict of one word.
 
-Differences are of accuracy on the test split, which nothing was chosen on, in runs with the same
-seed. A difference below `MARGIN` counts as none.
+Differences are in accuracy on the test split, on which nothing was selected, between runs with the
+same seed. A difference below `MARGIN` counts as none.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import statistics
+from ..metrics import significance
 from . import published
 from .runs import Configuration
 
 
 MARGIN = 0.01  # accuracy: the report's own differences are up to 0.014
 ALPHA = 0.05  # after Holm
-MIN_SEEDS = 3  # below, nothing can be said of another seed
+MIN_SEEDS = 3  # fewer say nothing about other seeds
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 
@@ -29,13 +29,13 @@ class Claim:
 
     text: str
     verdict: str = UNDECIDED
-    why: str = ""  # where the numbers do not say it
+    why: str = ""  # if it is not in the numbers
     between: str = ""
     seeds: list[int] = field(default_factory=list)
     difference: float | None = None
     interval: tuple[float, float] | None = None
     val_difference: float | None = None
-    pairs: list[statistics.McNemar] = field(default_factory=list)  # by seed
+    pairs: list[significance.McNemar] = field(default_factory=list)  # by seed
     p: float | None = None
     p_holm: float | None = None
     rule: Callable[[Claim], str] | None = None
@@ -73,7 +73,7 @@ def paired(
 ) -> Claim:
     """The first against the second on the same reviews."""
     if first is None or second is None:
-        return Claim(text, rule=rule, why="no runs of it")
+        return Claim(text, rule=rule, why="there are no such runs")
     return paired_on_all(text, rule, f"{first.label} - {second.label}", [(first, second)])
 
 
@@ -86,12 +86,12 @@ def paired_on_all(
     """The first of each pair against the second, on the reviews of all pairs together."""
     claim = Claim(text, rule=rule, between=between)
     if not sides:
-        claim.why = "no runs of it"
+        claim.why = "there are no such runs"
         return claim
     claim.seeds = sorted(set.intersection(*(set(a.results) & set(b.results) for a, b in sides)))
-    rights: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"val": [], "test": []}
+    correct: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"val": [], "test": []}
     for seed in claim.seeds:
-        for split in rights:
+        for split in correct:
             runs = [
                 (a.results[seed].splits[split], b.results[seed].splits[split]) for a, b in sides
             ]
@@ -100,26 +100,26 @@ def paired_on_all(
                 claim.why = "the runs did not see the same reviews"
                 return claim
             first, second = (
-                np.concatenate([side.right for side in row]) for row in zip(*runs, strict=True)
+                np.concatenate([side.correct for side in row]) for row in zip(*runs, strict=True)
             )
-            rights[split].append((first, second))
-    return _test(claim, rights["test"], rights["val"])
+            correct[split].append((first, second))
+    return _test(claim, correct["test"], correct["val"])
 
 
 def against_one_answer(text: str, configuration: Configuration | None) -> Claim:
-    """Whether a configuration is no better than the same answer to every review."""
+    """A configuration against the same answer to every review."""
     claim = Claim(text, rule=no_difference)
     if configuration is None:
-        claim.why = "no runs of it"
+        claim.why = "there are no such runs"
         return claim
     claim.between = f"{configuration.label} - one answer to all"
     claim.seeds = sorted(configuration.results)
-    rights: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"val": [], "test": []}
+    correct: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"val": [], "test": []}
     for seed in claim.seeds:
         for split, predictions in configuration.results[seed].splits.items():
-            answer = (predictions.logit > 0).mean() > 0.5  # the one that the run gives most
-            rights[split].append((predictions.right, predictions.label == answer))
-    return _test(claim, rights["test"], rights["val"])
+            answer = (predictions.logit > 0).mean() > 0.5  # the run's more frequent one
+            correct[split].append((predictions.correct, predictions.label == answer))
+    return _test(claim, correct["test"], correct["val"])
 
 
 def _test(
@@ -128,14 +128,14 @@ def _test(
     val: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> Claim:
     if not test:
-        claim.why = "no seed that both have"
+        claim.why = "they share no seed"
         return claim
     differences_SN = np.array([a.astype(np.int8) - b.astype(np.int8) for a, b in test])
     claim.difference = float(differences_SN.mean())
-    claim.interval = statistics.paired_interval(differences_SN)
+    claim.interval = significance.paired_interval(differences_SN)
     claim.val_difference = float(np.mean([a.mean() - b.mean() for a, b in val]))
-    claim.pairs = [statistics.mcnemar(a, b) for a, b in test]
-    claim.p = statistics.combined(
+    claim.pairs = [significance.mcnemar(a, b) for a, b in test]
+    claim.p = significance.combined_p(
         *([pair.one_sided(side) for pair in claim.pairs] for side in ("greater", "less"))
     )
     return claim
@@ -150,23 +150,23 @@ def unpaired(
     """The first against the second on other reviews; p by Fisher's exact test, seed by seed."""
     claim = Claim(text, rule=rule)
     if first is None or second is None:
-        claim.why = "no runs of it"
+        claim.why = "there are no such runs"
         return claim
     claim.between = f"{first.label} - {second.label}"
     claim.seeds = sorted(set(first.results) & set(second.results))
     if not claim.seeds:
-        claim.why = "no seed that both have"
+        claim.why = "they share no seed"
         return claim
-    rights = [
-        np.array([c.results[seed].splits["test"].right for seed in claim.seeds])
+    correct = [
+        np.array([c.results[seed].splits["test"].correct for seed in claim.seeds])
         for c in (first, second)
     ]
-    claim.difference = float(rights[0].mean() - rights[1].mean())
-    claim.interval = statistics.unpaired_interval(*rights)
+    claim.difference = float(correct[0].mean() - correct[1].mean())
+    claim.interval = significance.unpaired_interval(*correct)
     claim.val_difference = float(np.mean(first_minus_second_val(first, second, claim.seeds)))
-    claim.p = statistics.combined(
+    claim.p = significance.combined_p(
         *(
-            [statistics.two_samples(a, b, side) for a, b in zip(*rights, strict=True)]
+            [significance.fisher_exact_p(a, b, side) for a, b in zip(*correct, strict=True)]
             for side in ("greater", "less")
         )
     )
@@ -181,15 +181,15 @@ def first_minus_second_val(
 
 
 def identical(text: str, first: Configuration | None, second: Configuration | None) -> Claim:
-    """Whether two configurations give the same logits, to the bit."""
+    """Whether two configurations have bit-identical logits."""
     claim = Claim(text)
     if first is None or second is None:
-        claim.why = "no runs of it"
+        claim.why = "there are no such runs"
         return claim
     claim.between = f"{first.label} - {second.label}"
     claim.seeds = sorted(set(first.results) & set(second.results))
     if not claim.seeds:
-        claim.why = "no seed that both have"
+        claim.why = "they share no seed"
         return claim
     if first.fingerprint != second.fingerprint or not all(
         np.array_equal(first.results[s].splits[k].index, second.results[s].splits[k].index)
@@ -211,11 +211,11 @@ def identical(text: str, first: Configuration | None, second: Configuration | No
 def judge(claims: Sequence[Claim]) -> None:
     """Holm over the family of `claims`, then each one's verdict by its rule."""
     tested = [claim for claim in claims if claim.p is not None]
-    adjusted = statistics.holm([claim.p for claim in tested if claim.p is not None])
+    adjusted = significance.holm([claim.p for claim in tested if claim.p is not None])
     for claim, p in zip(tested, adjusted, strict=True):
         claim.p_holm = p
         if len(claim.seeds) < MIN_SEEDS:
-            claim.why = f"{len(claim.seeds)} matched seeds; a verdict takes {MIN_SEEDS}"
+            claim.why = f"{len(claim.seeds)} matched seeds; a verdict needs {MIN_SEEDS}"
         elif claim.rule is not None:
             claim.verdict = claim.rule(claim)
 
@@ -276,9 +276,9 @@ def of_memory(configurations: Sequence[Configuration]) -> list[Claim]:
 
 
 def memory(configurations: Sequence[Configuration]) -> dict[str, dict[int, Configuration]]:
-    """By model and distance: synthetic runs that see the last hidden state alone.
+    """By model and distance: synthetic runs that see only the last hidden state.
 
-    Where there are several kinds of such runs, those of the kind with most configurations.
+    If there are several kinds of such runs, those of the kind with most configurations.
     """
     kinds: dict[str, dict[str, dict[int, Configuration]]] = {}
     for c in configurations:
@@ -300,9 +300,9 @@ def memory(configurations: Sequence[Configuration]) -> dict[str, dict[int, Confi
 def against_the_best(configurations: Sequence[Configuration]) -> list[Claim]:
     """The best on val against each other configuration that saw the same reviews.
 
-    A refit has been trained on val, which tells nothing of it.
+    Without runs that were trained on val.
     """
-    configurations = [c for c in configurations if not c.config.get("data.refit")]
+    configurations = [c for c in configurations if not c.config.get("data.train_on_val")]
     if len(configurations) < 2:
         return []
     best = max(configurations, key=lambda c: float(np.mean(c.values("val/acc"))))

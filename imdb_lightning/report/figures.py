@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .. import statistics
+from ..metrics.calibration import reliability_bins
 from .runs import Configuration
 
 
@@ -141,7 +141,7 @@ def reliability(configuration: Configuration, temperatures: Mapping[int, float])
             tests = {seed: result.splits["test"] for seed, result in configuration.results.items()}
             logits = [t.logit / temperatures[s] if after else t.logit for s, t in tests.items()]
             labels = [test.label for test in tests.values()]
-            bins = statistics.reliability(np.concatenate(logits), np.concatenate(labels))
+            bins = reliability_bins(np.concatenate(logits), np.concatenate(labels))
             axes.plot(bins.confidence, bins.accuracy, "o-", color=color, markersize=3, label=name)
         axes.set_xlim(0.48, 1.02)
         axes.set_ylim(0.38, 1.02)

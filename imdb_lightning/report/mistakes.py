@@ -1,4 +1,4 @@
-"""The reviews that all models find hardest, with their texts where the reviews are at hand."""
+"""The reviews that all models find hardest, with their texts if the reviews are available."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from scipy.special import expit
 
 from ..data import sources
+from ..data.labels import LABELS
 from .runs import Result
 
 
 SHOWN = 5
 LENGTH = 1_500  # characters of a review
-TRAINED = 0.6  # accuracy: a run below tells nothing of a review
+TRAINED = 0.6  # accuracy: a run below it says nothing about a review
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Mistake:
 
 
 def hardest(results: Sequence[Result]) -> list[Mistake]:
-    """The test reviews whose label has the least mean probability, where the reviews are here."""
+    """The test reviews whose label has the least mean probability; none without the reviews."""
     trained = [
         r for r in results if r.metrics["dataset"] == "imdb" and r.metrics["test/acc"] > TRAINED
     ]
@@ -39,11 +40,11 @@ def hardest(results: Sequence[Result]) -> list[Mistake]:
         return []
     data = trained[0].metrics["data"]
     same = [r for r in trained if r.metrics["data"].get("fingerprint") == data.get("fingerprint")]
-    copy = Path(str(data.get("source")))
+    root = Path(str(data.get("source")))
     try:
-        if not copy.exists() or sources.fingerprint(copy) != data.get("fingerprint"):
+        if not root.exists() or sources.fingerprint(root) != data.get("fingerprint"):
             return []
-        texts = sources.load(copy)["test"].texts
+        texts = sources.load(root)["test"].texts
     except (OSError, sources.DataError):
         return []
     test = max((r.splits["test"] for r in same), key=lambda split: len(split.index))
@@ -58,7 +59,7 @@ def hardest(results: Sequence[Result]) -> list[Mistake]:
         found.append(
             Mistake(
                 index,
-                "positive" if test.label[row] else "negative",
+                LABELS[int(test.label[row])],
                 int((probability_RN[:, row] < 0.5).sum()),
                 len(same),
                 float(mean_N[row]),

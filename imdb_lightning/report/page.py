@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from .. import durable, statistics
+from ..metrics import significance
+from ..metrics.calibration import BINS, calibration_error, fit_temperature, nll
+from ..runs import storage
 from . import claims, figures, mistakes, published
 from .claims import Claim
 from .runs import Collection, Configuration, Result
+from .templates import foreign, render
 
 
 MARK = "imdb_lightning.report"  # in every file that this module writes
+MARKS = (f"<!-- {MARK} -->", f'<meta name="generator" content="{MARK}">')
 SHOWN = 8  # configurations in one plot, runs in the list of the slowest
 CLOSE = 0.015  # accuracy: how near the published number a mean should be
 
 
-class NotOurs(Exception):
-    """A file of the report's name that somebody else wrote."""
+class ForeignFileError(Exception):
+    """A file with the report's name that this command did not write."""
 
 
 @dataclass
-class Row:
+class TableRow:
     """One configuration in a table. Accuracies are fractions 0..1."""
 
     configuration: Configuration | None
@@ -36,7 +38,7 @@ class Row:
 
     @property
     def count(self) -> str:
-        """Seeds there, of those that a grid asked for."""
+        """Finished seeds, of those that grids planned."""
         if self.configuration is None:
             return "0"
         done, planned = len(self.configuration.results), len(self.configuration.planned)
@@ -53,9 +55,9 @@ class Row:
 
     @property
     def within(self) -> str:
-        """Whether one more run of ours could well give the published number."""
+        """Whether the published number is in the prediction interval of one more run."""
         assert self.configuration is not None and self.published is not None
-        interval = statistics.prediction_interval(self.configuration.values("val/acc"))
+        interval = significance.prediction_interval(self.configuration.values("val/acc"))
         if interval is None:
             return "one seed has no spread"
         low, high = interval
@@ -69,7 +71,7 @@ class Row:
 
 @dataclass
 class Calibration:
-    """Of one configuration, means over seeds, on test, before and after the temperature."""
+    """Of one configuration: means over seeds on test, before and after the temperature."""
 
     label: str
     temperature: float
@@ -80,10 +82,10 @@ class Calibration:
 
 @dataclass
 class Group:
-    """Configurations that saw the same reviews, but for the report's own and the memory grid."""
+    """Configurations on the same reviews, without the report's and the memory grid's."""
 
     title: str
-    rows: list[Row]
+    rows: list[TableRow]
     curves: str
     claims: list[Claim]
 
@@ -91,61 +93,37 @@ class Group:
 def write(collection: Collection, folder: Path, command: str) -> list[Path]:
     """report.md, its plots in report_plots/, and report.html, made by `command`.
 
-    Raises NotOurs and leaves all as it is.
+    Raises ForeignFileError and writes nothing.
     """
     pages = [folder / "report.md", folder / "report.html"]
     for file in pages:
-        if file.exists() and not ours(file):
-            raise NotOurs(f"{file}: not written by this command; move it away or give --output")
+        if foreign(file, *MARKS):
+            raise ForeignFileError(
+                f"{file}: not written by this command; move it away or give --output"
+            )
     content = {**contents(collection), "command": command}
     plots = folder / "report_plots"
     if plots.exists() and not pages[0].exists():
-        raise NotOurs(f"{plots}: not written by this command; move it away or give --output")
+        raise ForeignFileError(
+            f"{plots}: not written by this command; move it away or give --output"
+        )
     for name, plot in content.pop("plots").items():
         plots.mkdir(parents=True, exist_ok=True)
-        durable.write(plots / f"{name}.svg", figures.as_file(plot).encode())
+        storage.atomic_write(plots / f"{name}.svg", figures.as_file(plot).encode())
     folder.mkdir(parents=True, exist_ok=True)
     for file in pages:
-        text = environment(file.suffix == ".html").get_template(f"{file.name}.j2").render(content)
-        durable.write(file, text.encode("utf-8", "replace"))
+        text = render("report", f"{file.name}.j2", content)
+        storage.atomic_write(file, text.encode("utf-8", "replace"))
     return pages
 
 
-def ours(file: Path) -> bool:
-    """Whether an earlier report stands there."""
-    text = file.read_text("utf-8", "replace")
-    return (
-        text.startswith(f"<!-- {MARK} -->") or f'<meta name="generator" content="{MARK}">' in text
-    )
-
-
-def environment(escape: bool) -> jinja2.Environment:
-    filters: dict[str, Callable[..., str]] = {
-        "acc": lambda x: "" if x is None else f"{x:.4f}",
-        "points": lambda x: "" if x is None else f"{100 * x:+.2f}",
-        "p": lambda x: "" if x is None else ("< 0.0001" if x < 1e-4 else f"{x:.4f}"),
-        "loss": lambda x: f"{x:,.4f}" if abs(x) < 100 else f"{x:,.0f}",
-        "cell": lambda x: html.escape(str(x), quote=False).replace("|", "\\|"),
-    }
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("imdb_lightning.report"),
-        autoescape=escape,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    made.filters.update(filters)
-    return made
-
-
 def contents(collection: Collection) -> dict[str, Any]:
-    """All that the templates show."""
+    """The variables of the templates."""
     configurations = collection.configurations
     plots: dict[str, str] = {}
 
     def plot(name: str, text: str) -> str:
-        """The plot's name, under which both pages find it."""
+        """Keep a plot; returns its name."""
         plots[name] = text
         return name
 
@@ -158,7 +136,7 @@ def contents(collection: Collection) -> dict[str, Any]:
                 plot(f"{name}-{kind}", figures.learning_curve(configuration, kind, paper))
                 for kind in ("acc", "loss")
             ]
-        rows.append(Row(configuration, f"report/{name}", paper["epochs"][-1]["test_acc"]))
+        rows.append(TableRow(configuration, f"report/{name}", paper["epochs"][-1]["test_acc"]))
     repeated = [row for row in rows if row.configuration is not None]
     published.name_after_nearest(configurations)
 
@@ -180,16 +158,16 @@ def contents(collection: Collection) -> dict[str, Any]:
             drawn = plot(f"others-{number}", figures.curves(shown[:SHOWN], title))
             against = [c for c in same if id(c) not in {id(m) for m in in_memory}]
             compared = claims.against_the_best(against)
-            groups.append(Group(title, [Row(c, c.label) for c in shown], drawn, compared))
+            groups.append(Group(title, [TableRow(c, c.label) for c in shown], drawn, compared))
 
     calibrated = []
     for number, c in enumerate(
         c
         for c in configurations
-        if id(c) not in {id(m) for m in in_memory} and not c.config.get("data.refit")
+        if id(c) not in {id(m) for m in in_memory} and not c.config.get("data.train_on_val")
     ):
         temperatures = {
-            seed: statistics.temperature(r.splits["val"].logit, r.splits["val"].label)
+            seed: fit_temperature(r.splits["val"].logit, r.splits["val"].label)
             for seed, r in c.results.items()
         }
         calibrated.append(calibration(c, temperatures, number, plot))
@@ -203,7 +181,7 @@ def contents(collection: Collection) -> dict[str, Any]:
         "claims": claims.of_the_report(configurations) if repeated or memory else [],
         "memory": memory,
         "memory_rows": [
-            (name, [(d, Row(c, c.label)) for d, c in sorted(distances.items())])
+            (name, [(d, TableRow(c, c.label)) for d, c in sorted(distances.items())])
             for name, distances in sorted(models.items())
         ]
         if memory
@@ -222,7 +200,7 @@ def contents(collection: Collection) -> dict[str, Any]:
         "commits": sorted({str(r.metrics["git"] or "no git") for r in results}),
         "margin": claims.MARGIN,
         "min_seeds": claims.MIN_SEEDS,
-        "bins": statistics.BINS,
+        "bins": BINS,
         "close": CLOSE,
         "mistakes": mistakes.hardest(results),
         "plots": plots,
@@ -244,14 +222,14 @@ def calibration(
     return Calibration(
         c.label,
         float(np.exp(np.mean(np.log(list(temperatures.values()))))),
-        mean(statistics.calibration_error),
-        mean(statistics.nll),
+        mean(calibration_error),
+        mean(nll),
         drawn,
     )
 
 
 def by_reviews(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
-    """Configurations whose runs were tested on the same reviews, together."""
+    """Configurations grouped by the reviews of their runs."""
     groups: dict[Any, list[Configuration]] = {}
     for c in configurations:
         key: tuple[Any, ...] = (c.dataset, c.config["data.seed"], c.config["data.val_size"])

@@ -1,4 +1,4 @@
-"""The published report: its seven runs, and which of ours repeat them."""
+"""The published report: its seven runs, and which of ours reproduce them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import config
+from ..config.identity import REPLICA_KEYS, canonical_config, differences, without
+from ..config.overrides import check_command_line
 from .runs import Configuration
-
-
-# Where and how a run was computed, as long as the mathematics is the same.
-SAME_RUN = {"seed", "trainer.accelerator", "trainer.devices", "model.implementation"}
 
 
 @cache
@@ -24,36 +21,31 @@ def runs() -> dict[str, dict[str, Any]]:
 
 
 def find(name: str, among: Iterable[Configuration], *overrides: str) -> Configuration | None:
-    """The configuration that repeats experiment=report/`name`, of several the one with most seeds.
+    """The configuration that reproduces experiment=report/`name`; of several that with most seeds.
 
     `overrides` are changes to that experiment.
     """
-    wanted = _same_run(_experiment(name, overrides))
-    repeats = [c for c in among if _same_run(c.config) == wanted]
+    wanted = _experiment(name, overrides)
+    repeats = [c for c in among if without(c.config, *REPLICA_KEYS) == wanted]
     return max(repeats, key=lambda c: len(c.results), default=None)
 
 
 def name_after_nearest(configurations: Sequence[Configuration]) -> None:
-    """Label those that differ from one of the report's in one or two keys by that difference."""
+    """Label configurations that differ from a report's in one or two keys by that difference."""
     named = {f"report/{name}": find(name, configurations) for name in runs()}
-    theirs = {label: _same_run(c.config) for label, c in named.items() if c is not None}
+    theirs = {label: c.config for label, c in named.items() if c is not None}
     for c in configurations:
-        own = _same_run(c.config)
-        differences = {
-            label: [key for key in sorted({*own, *other}) if own.get(key) != other.get(key)]
+        changes = {
+            label: differences(other, c.config, ignore=REPLICA_KEYS)
             for label, other in theirs.items()
         }
-        nearest = min(differences, key=lambda label: len(differences[label]), default=None)
-        if nearest is not None and 1 <= len(differences[nearest]) <= 2:
-            changed = [f"{key.split('.', 1)[-1]}={own.get(key)}" for key in differences[nearest]]
+        nearest = min(changes, key=lambda label: len(changes[label]), default=None)
+        if nearest is not None and 1 <= len(changes[nearest]) <= 2:
+            changed = [f"{key.split('.', 1)[-1]}={c.config.get(key)}" for key in changes[nearest]]
             c.label = " ".join([nearest, *changed])
 
 
 @cache
 def _experiment(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    (cfg,) = config.check([f"experiment=report/{name}", *overrides]).jobs
-    return config.comparable(cfg)
-
-
-def _same_run(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in SAME_RUN}
+    (cfg,) = check_command_line([f"experiment=report/{name}", *overrides]).jobs
+    return without(canonical_config(cfg), *REPLICA_KEYS)

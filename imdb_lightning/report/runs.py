@@ -1,4 +1,4 @@
-"""The runs that a report is about, read from their directories and grouped by configuration."""
+"""The runs of a report, read from their directories and grouped by configuration."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import pyarrow
 import pyarrow.parquet
 from omegaconf.errors import OmegaConfBaseException
 
-from .. import config, sweep
-from ..run import Run
+from ..config.identity import MACHINE_KEYS, canonical_config, config_hash
+from ..config.schema import EXECUTION_KEYS, REQUIRED
+from ..config.text import one_line
+from ..runs import sweep
+from ..runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Predictions:
     logit: np.ndarray  # positive - negative
 
     @property
-    def right(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
         return (self.logit > 0) == self.label
 
 
@@ -46,9 +49,9 @@ class Result:
 
 @dataclass
 class Configuration:
-    """The finished runs of one configuration, by seed, and the seeds that a grid asked for."""
+    """The finished runs of one configuration, by seed, and the seeds that grids planned."""
 
-    digest: str
+    hash: str
     fingerprint: str | None = None  # of the reviews
     results: dict[int, Result] = field(default_factory=dict)
     planned: set[int] = field(default_factory=set)
@@ -67,7 +70,7 @@ class Configuration:
 
 
 class Unfinished(NamedTuple):
-    """A run that is not in the means."""
+    """A run that is not part of the means."""
 
     path: Path
     why: str
@@ -75,7 +78,7 @@ class Unfinished(NamedTuple):
 
 @dataclass
 class Collection:
-    """Everything that was found, and a line for each thing that is wrong with it."""
+    """The content of the directories, and a line for each problem."""
 
     configurations: list[Configuration]
     unfinished: list[Unfinished]
@@ -95,7 +98,7 @@ def collect(folders: Iterable[Path]) -> Collection:
     for folder in folders:
         paths = list(run_directories(folder))
         if not paths:
-            collection.problems.append(f"{folder}: no runs in it")
+            collection.problems.append(f"{folder}: contains no runs")
         for path in paths:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
@@ -104,20 +107,20 @@ def collect(folders: Iterable[Path]) -> Collection:
             if file.resolve() in seen:
                 continue
             seen.add(file.resolve())
-            for name, job in sweep.plan(file.parent).items():
+            for name, job in sweep.read_plan(file.parent).items():
                 planned.setdefault(job["configuration"], set()).add(job["seed"])
                 if not (file.parent / name).exists():
                     collection.unfinished.append(Unfinished(file.parent / name, "not started"))
     for configuration in found.values():
         configuration.results = dict(sorted(configuration.results.items()))
-        configuration.planned = planned.get(configuration.digest, set()) | {*configuration.results}
+        configuration.planned = planned.get(configuration.hash, set()) | {*configuration.results}
         collection.configurations.append(configuration)
     label(collection.configurations)
     return collection
 
 
 def run_directories(folder: Path) -> Iterator[Path]:
-    """`folder` and what is below it, where it is a run's; earlier tries of a sweep are not."""
+    """The run directories in `folder`, itself included; not the earlier attempts of a sweep."""
     for path, names, files in os.walk(folder):
         names.sort()
         if "metrics.json" in files or ".hydra" in names:
@@ -129,7 +132,7 @@ def run_directories(folder: Path) -> Iterator[Path]:
 def _add(
     path: Path, found: dict[tuple[str, str | None], Configuration], collection: Collection
 ) -> None:
-    """Runs on other reviews are another configuration, as those of other settings are."""
+    """Runs on different reviews are different configurations."""
     run = Run(path)
     try:
         metrics = run.metrics
@@ -137,13 +140,13 @@ def _add(
         collection.problems.append(f"{path}: no metrics.json")
         return
     except ValueError as error:
-        collection.problems.append(f"{path}: metrics.json is damaged: {config.one_line(error)}")
+        collection.problems.append(f"{path}: metrics.json is corrupt: {one_line(error)}")
         return
     if metrics.get("status") != "done":
-        collection.unfinished.append(Unfinished(path, sweep.reason(run)))
+        collection.unfinished.append(Unfinished(path, sweep.failure_reason(run)))
         return
     if metrics.keys() & {"pretrain", "baseline"}:
-        return  # they are in the page of the recipes
+        return  # they belong to the page of the recipes
     wrong = wrong_metrics(metrics)
     if wrong:
         collection.problems.append(f"{path}: metrics.json {wrong}")
@@ -151,43 +154,45 @@ def _add(
     try:
         splits = read_predictions(run.predictions)
     except (OSError, pyarrow.ArrowException, KeyError, ValueError, TypeError) as error:
-        what = f"predictions.parquet is missing or damaged: {config.one_line(error)}"
+        what = f"predictions.parquet is missing or corrupt: {one_line(error)}"
         collection.problems.append(f"{path}: {what}")
         return
     try:
         own = run.config
-        digest, flat = config.digest(own, seed=False), config.comparable(own)
-        lacking = sorted(set(config.REQUIRED) - set(config.MACHINE) - set(config.LATER) - set(flat))
-        if lacking:
-            raise ValueError(f"it lacks {lacking[0]}")
+        hashed, flat = config_hash(own, seed=False), canonical_config(own)
+        missing = sorted({*REQUIRED} - {*MACHINE_KEYS, *EXECUTION_KEYS} - {*flat})
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
-        what = f".hydra/config.yaml is missing or damaged: {config.one_line(error)}"
+        what = f".hydra/config.yaml is missing or corrupt: {one_line(error)}"
         collection.problems.append(f"{path}: {what}")
         return
-    key = (digest, sweep.fingerprint(metrics))
+    key = (hashed, sweep.fingerprint(metrics))
     configuration = found.setdefault(key, Configuration(*key))
     result = Result(path, metrics, flat, splits)
     other = configuration.results.setdefault(result.seed, result)
     if other is not result:
-        what = "the same configuration and seed; the first is in the report"
+        what = "the same configuration and seed; only the first is in the report"
         collection.problems.append(f"{other.path} and {path}: {what}")
 
 
 NUMBERS = "parameters best_epoch val/acc val/loss test/acc test/loss seconds".split()
-OF_EPOCH = "epoch train/loss train/acc val/loss val/acc".split()
+EPOCH_METRICS = "epoch train/loss train/acc val/loss val/acc".split()
 KINDS = {"dataset": str, "model": str, "device": str, "seed": int, "versions": dict, "data": dict}
 
 
 def wrong_metrics(metrics: dict[str, Any]) -> str | None:
-    """What a report needs of a finished run and is not there, or is of another kind."""
+    """What a report needs of a finished run and is missing or of another type."""
     for name, kind in KINDS.items():
         if not isinstance(metrics.get(name), kind):
             return f"has no {name}"
     epochs = metrics.get("epochs")
     if not isinstance(epochs, list) or not epochs:
         return "has no epochs"
-    whole = [isinstance(e, dict) and all(_number(e.get(name)) for name in OF_EPOCH) for e in epochs]
-    if not all(whole):
+    complete = [
+        isinstance(e, dict) and all(_number(e.get(name)) for name in EPOCH_METRICS) for e in epochs
+    ]
+    if not all(complete):
         return "has an epoch without its numbers"
     return next((f"has no {name}" for name in NUMBERS if not _number(metrics.get(name))), None)
 
@@ -197,7 +202,7 @@ def _number(value: Any) -> bool:
 
 
 def read_predictions(file: Path) -> dict[str, Predictions]:
-    """The splits "val" and "test". Raises OSError, ArrowException or KeyError where it cannot."""
+    """The splits "val" and "test". Raises OSError, ArrowException, KeyError or TypeError."""
     table = pyarrow.parquet.read_table(file)
     split = table["split"].to_numpy()
     columns = [table[name].to_numpy() for name in ("index", "label", "logit")]
@@ -214,21 +219,18 @@ def read_predictions(file: Path) -> dict[str, Predictions]:
 
 
 def label(configurations: list[Configuration]) -> None:
-    """Name each one by its model and by what tells it from the others of its dataset."""
+    """Label each one with its model and the keys that distinguish it within its dataset."""
     for dataset in {c.dataset for c in configurations}:
         same = [c for c in configurations if c.dataset == dataset]
-        whole = {id(c): {**config.LATER, **c.config} for c in same}
-        keys = {key for c in same for key in whole[id(c)]}
-        values = {key: {str(whole[id(c)].get(key)) for c in same} for key in keys}
-        # A key that all configurations of some models have comes with the model, and tells nothing.
-        models = {
-            key: {c.config["model.name"] for c in same if key in whole[id(c)]} for key in keys
-        }
+        keys = {key for c in same for key in c.config}
+        values = {key: {str(c.config.get(key)) for c in same} for key in keys}
+        # A key that all configurations of some models have comes with the model: it says nothing.
+        models = {key: {c.config["model.name"] for c in same if key in c.config} for key in keys}
         of_model = {
             key
             for key in keys
-            if all((key in whole[id(c)]) == (c.config["model.name"] in models[key]) for c in same)
-            and len({str(whole[id(c)][key]) for c in same if key in whole[id(c)]}) == 1
+            if all((key in c.config) == (c.config["model.name"] in models[key]) for c in same)
+            and len({str(c.config[key]) for c in same if key in c.config}) == 1
         }
         varies = sorted(
             key
@@ -236,8 +238,8 @@ def label(configurations: list[Configuration]) -> None:
             if not key.endswith("_target_") and len(values[key]) > 1
         )
         for c in same:
-            own = [key for key in varies if key in whole[id(c)]]
-            parts = [f"{key.split('.', 1)[-1]}={whole[id(c)][key]}" for key in own]
+            own = [key for key in varies if key in c.config]
+            parts = [f"{key.split('.', 1)[-1]}={c.config[key]}" for key in own]
             c.label = " ".join([c.config["model.name"], *parts])
         labels = [c.label for c in same]
         for c in same:

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from imdb_lightning.data.batches import (
-    ByLength,
+    padding_fraction,
+    BucketBatchSampler,
     DeviceLoader,
     EncodedReviews,
-    LengthBuckets,
-    padding,
+    SortedBatchSampler,
 )
-from imdb_lightning.data.module import Loader, as_it_is
+from imdb_lightning.data.datamodule import Loader, identity_collate
 
 
 def reviews(lengths: np.ndarray) -> EncodedReviews:
@@ -42,8 +42,10 @@ def test_a_batch_is_tokens_lengths_labels_index() -> None:
     assert all(t.dtype == torch.int64 for t in (tokens, lengths, labels, index))
 
 
-@pytest.mark.parametrize("order", [LengthBuckets(LENGTHS, 7, seed=3), ByLength(LENGTHS, 7)])
-def test_every_review_comes_once(order: LengthBuckets | ByLength) -> None:
+@pytest.mark.parametrize(
+    "order", [BucketBatchSampler(LENGTHS, 7, seed=3), SortedBatchSampler(LENGTHS, 7)]
+)
+def test_every_review_comes_once(order: BucketBatchSampler | SortedBatchSampler) -> None:
     batches = list(order)
     assert len(batches) == len(order)
     assert sorted(row for batch in batches for row in batch) == list(range(1000))
@@ -52,7 +54,7 @@ def test_every_review_comes_once(order: LengthBuckets | ByLength) -> None:
 
 def test_a_batch_is_as_wide_as_its_longest_review() -> None:
     data = reviews(LENGTHS)
-    for rows in LengthBuckets(LENGTHS, 16, seed=0):
+    for rows in BucketBatchSampler(LENGTHS, 16, seed=0):
         tokens, lengths, _, _ = data.__getitems__(rows)
         assert tokens.shape[1] == LENGTHS[rows].max() == lengths.max()
         assert ((tokens > 0).sum(1) == lengths).all()
@@ -60,7 +62,7 @@ def test_a_batch_is_as_wide_as_its_longest_review() -> None:
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        sampler = LengthBuckets(LENGTHS, 8, seed)
+        sampler = BucketBatchSampler(LENGTHS, 8, seed)
         sampler.sampler.set_epoch(epoch)  # what Lightning calls
         torch.manual_seed(epoch)  # the global state has no say
         return list(sampler)
@@ -72,7 +74,7 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
 
 def test_the_order_is_the_one_it_always_was() -> None:
     """A change here changes every result under a fixed seed."""
-    sampler = LengthBuckets(np.arange(10_000) % 199 + 1, 32, seed=0)
+    sampler = BucketBatchSampler(np.arange(10_000) % 199 + 1, 32, seed=0)
     order = hashlib.sha256()
     for epoch in range(3):
         sampler.set_epoch(epoch)
@@ -82,8 +84,8 @@ def test_the_order_is_the_one_it_always_was() -> None:
 
 def test_buckets_leave_little_padding_and_mix_lengths_over_the_epoch() -> None:
     lengths = np.random.default_rng(1).integers(1, 200, 20_000)
-    sampler = LengthBuckets(lengths, 64, seed=0)
-    assert padding(lengths, sampler) < 0.03
+    sampler = BucketBatchSampler(lengths, 64, seed=0)
+    assert padding_fraction(lengths, sampler) < 0.03
     means = [lengths[rows].mean() for rows in sampler]
     halves = np.mean(means[: len(means) // 2]), np.mean(means[len(means) // 2 :])
     assert abs(halves[0] - halves[1]) < 20
@@ -91,14 +93,14 @@ def test_buckets_leave_little_padding_and_mix_lengths_over_the_epoch() -> None:
 
 def test_padding_is_counted_by_position() -> None:
     lengths = np.array([1, 4, 2])
-    assert padding(lengths, ByLength(lengths, 2)) == pytest.approx(1 / 8)
+    assert padding_fraction(lengths, SortedBatchSampler(lengths, 2)) == pytest.approx(1 / 8)
 
 
 def test_batches_on_a_device_are_those_of_a_loader() -> None:
     data = reviews(LENGTHS)
-    for sampler in (LengthBuckets(LENGTHS, 7, seed=3), ByLength(LENGTHS, 7)):
+    for sampler in (BucketBatchSampler(LENGTHS, 7, seed=3), SortedBatchSampler(LENGTHS, 7)):
         there = DeviceLoader(data, sampler, torch.device("cpu"))
-        here = Loader(data, batch_sampler=sampler, collate_fn=as_it_is)
+        here = Loader(data, batch_sampler=sampler, collate_fn=identity_collate)
         assert len(there) == len(here)
         drawn = []
         passes = []

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imdb_lightning.data import cache as caches
+from imdb_lightning.data import cache
 from imdb_lightning.data.batches import EncodedReviews
 from imdb_lightning.data.cache import Encoded, load_or_build
 from tests.conftest import composed, some_reviews, write_parquet
@@ -42,9 +42,9 @@ def an_encoding() -> Encoded:
 
 
 def assert_equal(found: Encoded, expected: Encoded) -> None:
-    assert (found.tokenizer, found.facts) == (expected.tokenizer, expected.facts)
+    assert (found.tokenizer, found.metadata) == (expected.tokenizer, expected.metadata)
     for name, reviews in expected.splits.items():
-        for array in caches.ARRAYS:
+        for array in cache.ARRAYS:
             mine, theirs = getattr(found.splits[name], array), getattr(reviews, array)
             assert mine.dtype == theirs.dtype
             np.testing.assert_array_equal(mine, theirs)
@@ -165,11 +165,13 @@ ENCODING = {
 
 def entries(path: Path, **options: object) -> int:
     """Entries in the cache after the reviews of `path` were set up with these options."""
-    from imdb_lightning.data.module import ReviewData  # seconds, in each process of the tests above
+    from imdb_lightning.data.datamodule import (
+        ReviewDataModule,  # seconds, in each process of the tests above
+    )
 
     changes = [f"data.{name}={value}" for name, value in options.items()]
     cfg = composed(f"data.path={path}", "data.val_size=4", *changes)
-    ReviewData(cfg.data, seed=0).setup()
+    ReviewDataModule(cfg.data, seed=0).setup()
     return sum(entry.is_dir() for entry in Path(cfg.data.cache_dir).iterdir())
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from imdb_lightning.data import sources
-from imdb_lightning.data.sources import DataError, DataNotFound
+from imdb_lightning.data.sources import DataError, DataNotFoundError
 from tests.conftest import some_reviews, write_parquet
 
 
@@ -72,7 +72,7 @@ def assert_is_acl(splits: dict[str, sources.Reviews]) -> None:
 @pytest.mark.parametrize("name", ["imdb", "with spaces [and] *"])
 def test_a_parquet_folder_is_read(tmp_path: Path, inside: str, name: str) -> None:
     parquet(tmp_path / name / inside)
-    splits = sources.load(sources.find(str(tmp_path / name)))
+    splits = sources.load(sources.locate(str(tmp_path / name)))
     assert splits["train"].texts == some_reviews(6)["text"]
     assert splits["train"].labels.tolist() == [0, 1] * 3
     assert splits["test"].texts == some_reviews(4, offset=6)["text"]
@@ -80,7 +80,7 @@ def test_a_parquet_folder_is_read(tmp_path: Path, inside: str, name: str) -> Non
 
 @pytest.mark.real
 def test_the_real_reviews_are_read(real_data: str) -> None:
-    splits = sources.load(sources.find(real_data))
+    splits = sources.load(sources.locate(real_data))
     for reviews in splits.values():
         assert len(reviews.texts) == 25_000
         assert reviews.labels.sum() == 12_500
@@ -93,7 +93,7 @@ def test_the_real_reviews_are_read(real_data: str) -> None:
 @pytest.mark.parametrize("given", [".", "aclImdb"])
 def test_an_aclimdb_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path, given: str) -> None:
     acl_folder(tmp_path)
-    assert_is_acl(sources.load(sources.find(str(tmp_path / given))))
+    assert_is_acl(sources.load(sources.locate(str(tmp_path / given))))
 
 
 def test_the_archive_is_read_like_the_folder(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def assert_has_unsupervised(splits: dict[str, sources.Reviews]) -> None:
 
 def test_reviews_without_labels_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     folder = acl_folder(tmp_path)
-    assert_has_unsupervised(sources.load(folder, unsupervised=True))
+    assert_has_unsupervised(sources.load(folder, unlabelled=True))
     md5 = archive(tmp_path / "aclImdb_v1.tar.gz")
-    names = (*sources.SPLITS, sources.UNSUPERVISED)
+    names = (*sources.SPLITS, sources.UNLABELLED)
     assert_has_unsupervised(sources.read_archive(tmp_path / "aclImdb_v1.tar.gz", md5, names))
     texts = ["Unlabelled, tenth.", "Unlabelled, eleventh."]
     hub = write_parquet(
@@ -120,20 +120,20 @@ def test_reviews_without_labels_are_read_where_they_are_asked_for(tmp_path: Path
         test=some_reviews(4, offset=6),
         unsupervised={"text": texts, "label": [-1, -1]},
     )
-    assert_has_unsupervised(sources.load(sources.find(str(hub)), unsupervised=True))
+    assert_has_unsupervised(sources.load(sources.locate(str(hub)), unlabelled=True))
     assert set(sources.load(hub)) == {"train", "test"}
 
 
 def test_a_copy_without_them_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no unsupervised reviews in it"):
-        sources.load(parquet(tmp_path), unsupervised=True)
+        sources.load(parquet(tmp_path), unlabelled=True)
 
 
 def test_a_label_among_the_unlabelled_is_refused(tmp_path: Path) -> None:
     parquet(tmp_path)
     write_parquet(tmp_path, unsupervised={"text": ["a", "b"], "label": [-1, 1]})
     with pytest.raises(DataError, match="split unsupervised, row 1: label 1; -1 is none"):
-        sources.load(tmp_path, unsupervised=True)
+        sources.load(tmp_path, unlabelled=True)
 
 
 def test_an_archive_with_another_checksum_is_not_opened(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_archive_with_another_checksum_is_not_opened(tmp_path: Path) -> None:
     archive(file)
     assert sources.ARCHIVE_MD5 == "7c2ac02c03563afcf9b574c7e56c153a"
     with pytest.raises(DataError, match="not the official archive"):
-        sources.load(sources.find(str(file)))
+        sources.load(sources.locate(str(file)))
 
 
 def test_an_archive_writes_nothing_and_gives_only_reviews(tmp_path: Path) -> None:
@@ -171,24 +171,24 @@ def test_an_archive_writes_nothing_and_gives_only_reviews(tmp_path: Path) -> Non
 
 def test_data_imdb_in_the_working_directory_is_found() -> None:
     parquet(Path("data/imdb/plain_text"))
-    assert sources.find(None) == Path("data/imdb/plain_text").absolute()
+    assert sources.locate(None) == Path("data/imdb/plain_text").absolute()
 
 
 def test_a_given_path_comes_before_data_imdb(tmp_path: Path) -> None:
     parquet(Path("data/imdb"))
-    assert sources.find(str(parquet(tmp_path / "mine"))) == tmp_path / "mine"
+    assert sources.locate(str(parquet(tmp_path / "mine"))) == tmp_path / "mine"
 
 
 @pytest.mark.parametrize("path", ["stanfordnlp/imdb", "imdb", "/no/such/place"])
 def test_a_missing_path_is_never_taken_for_a_hub_name(path: str) -> None:
     parquet(Path("data/imdb"))  # nor replaced by another copy
-    with pytest.raises(DataNotFound, match="no such file or folder"):
-        sources.find(path)
+    with pytest.raises(DataNotFoundError, match="no such file or folder"):
+        sources.locate(path)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFound, match="neither train-"):
-        sources.find(str(tmp_path))
+    with pytest.raises(DataNotFoundError, match="neither train-"):
+        sources.locate(str(tmp_path))
 
 
 def hub_cache(home: Path) -> Path:
@@ -211,7 +211,7 @@ def test_the_hubs_cache_is_used_without_network(
 ) -> None:
     use_hub(monkeypatch, tmp_path, HF_HUB_OFFLINE=True)
     snapshot = hub_cache(tmp_path)
-    assert sources.find(None) == snapshot
+    assert sources.locate(None) == snapshot
     assert len(sources.load(snapshot)["train"].texts) == 6
 
 
@@ -219,8 +219,8 @@ def test_nothing_anywhere_says_the_three_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_hub(monkeypatch, tmp_path, HF_HUB_OFFLINE=True)
-    with pytest.raises(DataNotFound, match="IMDB_DATA or data.path.*data/imdb.*network"):
-        sources.find(None)
+    with pytest.raises(DataNotFoundError, match="IMDB_DATA or data.path.*data/imdb.*network"):
+        sources.locate(None)
 
 
 def test_a_hub_that_does_not_answer_costs_three_seconds(
@@ -236,8 +236,8 @@ def test_a_hub_that_does_not_answer_costs_three_seconds(
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         use_hub(monkeypatch, tmp_path, HF_HUB_OFFLINE=False, ENDPOINT=endpoint)
         started = time.perf_counter()
-        with pytest.raises(DataNotFound, match="no connection to the hub"):
-            sources.find(None)
+        with pytest.raises(DataNotFoundError, match="no connection to the hub"):
+            sources.locate(None)
         assert time.perf_counter() - started < sources.PROBE + 1
         for client in clients:
             client.close()
@@ -271,7 +271,7 @@ BROKEN = {
 def test_unusable_reviews_are_refused_in_one_line(tmp_path: Path, complaint: str) -> None:
     write_parquet(tmp_path, train=BROKEN[complaint], test=some_reviews(4))
     with pytest.raises(DataError, match=complaint) as caught:
-        sources.load(sources.find(str(tmp_path)))
+        sources.load(sources.locate(str(tmp_path)))
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
@@ -280,7 +280,7 @@ def test_unusable_reviews_are_refused_in_one_line(tmp_path: Path, complaint: str
 def test_a_damaged_parquet_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     (parquet(tmp_path) / "train-00000-of-00001.parquet").write_bytes(content)
     with pytest.raises(DataError, match="unreadable parquet") as caught:
-        sources.load(sources.find(str(tmp_path)))
+        sources.load(sources.locate(str(tmp_path)))
     assert "\n" not in str(caught.value)
 
 

@@ -15,12 +15,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from imdb_lightning.config import RULES
+from imdb_lightning.config.schema import KEYS
 from imdb_lightning.model import classifier as classifiers
-from imdb_lightning.model.classifier import LOSSES, Classifier
+from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.model.embedding import Embedding
+from imdb_lightning.model.epoch_outputs import EpochOutputs
+from imdb_lightning.model.losses import LOSSES
 from imdb_lightning.model.network import POOLINGS
-from imdb_lightning.model.passes import Pass
 from tests.conftest import composed
 
 
@@ -115,9 +116,9 @@ def test_nll_on_raw_logits_is_minus_the_logit_of_the_label() -> None:
     assert found.tolist() == [2.0, -3.0]
 
 
-def test_the_configuration_knows_every_pooling_and_loss() -> None:
+def test_the_schema_has_every_pooling_and_loss() -> None:
     for key, names in (("model.pooling", POOLINGS), ("model.loss", LOSSES)):
-        assert RULES[key][1] == f"one of {', '.join(names)}"
+        assert KEYS[key].rule.description == f"one of {', '.join(names)}"
 
 
 def test_the_embedding_has_pytorchs_gradient_bit_for_bit() -> None:
@@ -133,20 +134,20 @@ def test_the_embedding_has_pytorchs_gradient_bit_for_bit() -> None:
     assert torch.equal(ours.weight.grad, theirs.weight.grad)
 
 
-def test_a_pass_keeps_every_review_however_many_there_are() -> None:
-    kept = Pass()
+def test_epoch_outputs_keep_any_number_of_reviews() -> None:
+    kept = EpochOutputs()
     batches = [torch.arange(n, n + 9_999) for n in range(0, 99_990, 9_999)]
     for _ in range(2):
         kept.clear()
         for batch in batches:
             kept.add(batch.float(), batch)
-        values, numbers = kept.rows()
+        values, numbers = kept.state()
         assert torch.equal(numbers, torch.cat(batches))
         assert torch.equal(values, numbers.float())
     kept.clear()
     kept.add(torch.ones(2, dtype=torch.float64), torch.ones(2).long())
-    assert kept.rows()[0].dtype == torch.float64
-    assert torch.equal(values[:2], torch.tensor([0.0, 1.0]))  # what was read stays as it was
+    assert kept.state()[0].dtype == torch.float64
+    assert torch.equal(values[:2], torch.tensor([0.0, 1.0]))  # an earlier copy is unchanged
 
 
 @pytest.mark.parametrize(("model", "pooling"), list(product(MODELS, POOLINGS)))
@@ -190,15 +191,15 @@ def test_scores_are_means_over_reviews_not_over_batches() -> None:
     ]
     for batch in batches:
         net._step(batch, "val")
-    scores = net.scores("val")
+    output = net.eval_output("val")
     with torch.no_grad():
         logits = torch.cat([net(b[0], b[1]) for b in batches])
     labels = torch.cat([b[2] for b in batches])
     losses = LOSSES["cross_entropy"](logits, labels).double()
-    assert scores.loss == pytest.approx(losses.sum().item() / 4, rel=1e-6)
-    assert scores.accuracy == (logits.argmax(1) == labels).sum().item() / 4
-    assert scores.index_N.tolist() == [0, 1, 2, 3]
-    torch.testing.assert_close(scores.margins_N, logits[:, 1] - logits[:, 0])
+    assert output.loss == pytest.approx(losses.sum().item() / 4, rel=1e-6)
+    assert output.accuracy == (logits.argmax(1) == labels).sum().item() / 4
+    assert output.index_N.tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(output.logit_N, logits[:, 1] - logits[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -212,4 +213,4 @@ def test_scores_are_means_over_reviews_not_over_batches() -> None:
 )
 def test_only_recurrent_layers_are_ever_made(model: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is not"):
-        classifiers.layer_maker(model)
+        classifiers.layer_factory(model)

@@ -19,7 +19,7 @@ from imdb_lightning.model import compiled
 from imdb_lightning.model.backbones import Unrolled
 from imdb_lightning.model.cells import State
 from imdb_lightning.model.compiled import Compiled
-from imdb_lightning.run import Run
+from imdb_lightning.runs.run import Run
 from imdb_lightning.train import train
 from tests.conftest import TINY, command, composed
 from tests.model.test_fused import CELLS, everything, inputs

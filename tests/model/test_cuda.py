@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from imdb_lightning import Cell
 from imdb_lightning.model.backbones import Unrolled
 from imdb_lightning.model.cells import State
-from imdb_lightning.model.classifier import LOSSES, Batch, Classifier
+from imdb_lightning.model.classifier import Batch, Classifier
 from imdb_lightning.model.fused import Fused, unrolled
 from imdb_lightning.model.kernels import precision as rounding
 from imdb_lightning.model.kernels import vendor
 from imdb_lightning.model.kernels.cuda import WAYS, CudaSequence
+from imdb_lightning.model.losses import LOSSES
 from imdb_lightning.model.network import POOLINGS
 from tests.conftest import composed
 from tests.model.papers import CELLS
@@ -234,7 +235,7 @@ def test_networks_give_the_cpus_loss_and_gradients(overrides: str, exact_product
     values = []
     for model, device in ((net.cuda(), "cuda"), (twin, "cpu")):
         tokens, lengths, labels, index = (tensor.to(device) for tensor in batch())
-        loss = model.batch_loss((tokens, lengths, labels, index))
+        loss = model.losses((tokens, lengths, labels, index))[0].mean()
         grads = torch.autograd.grad(loss, [*model.parameters()])
         values.append([loss.detach().double().cpu(), *(g.double().cpu() for g in grads)])
     for mine, target in zip(*values, strict=True):
@@ -247,10 +248,10 @@ def test_mixed_precision_stays_near_float32(name: str, dtype: torch.dtype, bound
     net = network(f"model={name}").cuda()
     tokens, lengths, labels, index = (tensor.cuda() for tensor in batch())
     given = tokens, lengths, labels, index
-    exact = net.double().batch_loss(given).item()
+    exact = net.double().losses(given)[0].mean().item()
     net.float()
     with torch.autocast("cuda", dtype=dtype):
-        loss = net.batch_loss(given)
+        loss = net.losses(given)[0].mean()
     assert loss.dtype == torch.float32
     assert abs(loss.item() - exact) < bound * exact
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from imdb_lightning.model.dropout import FeatureDropout, WordDropout
+from imdb_lightning.model.dropout import EmbeddingDropout, VariationalDropout
 
 
 x_TBE = torch.randn(7, 50, 40, generator=torch.Generator().manual_seed(0))
@@ -15,7 +15,7 @@ tokens_TB = torch.randint(0, 9, (7, 50), generator=torch.Generator().manual_seed
 
 
 def test_features_are_dropped_at_all_tokens_of_a_review() -> None:
-    kept = FeatureDropout(0.3)(x_TBE) / x_TBE
+    kept = VariationalDropout(0.3)(x_TBE) / x_TBE
     dropped = kept == 0
     assert torch.equal(dropped, dropped[:1].expand_as(dropped))
     torch.testing.assert_close(kept[~dropped], torch.full_like(kept[~dropped], 1 / 0.7))
@@ -26,7 +26,7 @@ def test_features_are_dropped_at_all_tokens_of_a_review() -> None:
 def test_words_are_dropped_wherever_they_stand() -> None:
     seen = set()
     for _ in range(20):
-        kept = WordDropout(0.5, 9)(x_TBE, tokens_TB) / x_TBE
+        kept = EmbeddingDropout(0.5, 9)(x_TBE, tokens_TB) / x_TBE
         words = tokens_TB[kept[..., 0] == 0].unique()
         there = torch.isin(tokens_TB, words)
         assert torch.equal(kept == 0, there[..., None].expand_as(kept))
@@ -36,5 +36,5 @@ def test_words_are_dropped_wherever_they_stand() -> None:
 
 
 def test_nothing_is_dropped_outside_of_training() -> None:
-    assert FeatureDropout(0.9).eval()(x_TBE) is x_TBE
-    assert WordDropout(0.9, 9).eval()(x_TBE, tokens_TB) is x_TBE
+    assert VariationalDropout(0.9).eval()(x_TBE) is x_TBE
+    assert EmbeddingDropout(0.9, 9).eval()(x_TBE, tokens_TB) is x_TBE

@@ -21,7 +21,7 @@ from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.model.compiled import Compiled
 from imdb_lightning.model.fused import Fused
 from imdb_lightning.model.kernels import library
-from imdb_lightning.model.network import layer_maker
+from imdb_lightning.model.network import layer_factory
 from tests.conftest import composed
 
 
@@ -265,7 +265,7 @@ def test_a_cell_of_the_users_own_is_unrolled_on_a_cpu_and_one_line_says_so(
     model = {"cell": {"_target_": f"{__name__}.Mine"}, "implementation": "fused"}
     x = torch.randn(4, 3, 2)
     for _ in range(2):
-        layer = layer_maker(model)(2, 2)
+        layer = layer_factory(model)(2, 2)
         (cell,) = layer.children()
         assert isinstance(cell, Cell)
         assert torch.equal(layer(x)[0], Unrolled(cell)(x)[0])

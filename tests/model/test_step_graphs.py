@@ -41,12 +41,12 @@ def test_a_captured_step_has_the_loss_and_gradients_of_a_step(pooling: str) -> N
         given = batch(T, seed)
         found = graphs(model, given)
         assert found is not None
-        loss, loss_B, margins_B = found
-        exact_B, exact_margins_B = model.losses(given)
+        loss, loss_B, logit_B = found
+        exact_B, exact_logit_B = model.losses(given)
         grads = torch.autograd.grad(3 * loss, [*model.parameters()])
         exact = torch.autograd.grad(3 * exact_B.mean(), [*model.parameters()])
         for mine, target in zip(
-            (loss_B, margins_B, *grads), (exact_B, exact_margins_B, *exact), strict=True
+            (loss_B, logit_B, *grads), (exact_B, exact_logit_B, *exact), strict=True
         ):
             torch.testing.assert_close(mine, target, rtol=1e-10, atol=1e-12)
     assert len(graphs.graphs) == (1 if pooling == "mean_padded" else 2)

@@ -5,8 +5,6 @@ pytest tests/recipes
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -16,38 +14,40 @@ import pytest
 from matplotlib.text import Text
 from omegaconf import OmegaConf
 
-from imdb_lightning import config, statistics
+from imdb_lightning.config.identity import canonical_config, differences
+from imdb_lightning.config.schema import flatten
+from imdb_lightning.metrics.calibration import ensemble_weights, nll
 from imdb_lightning.recipes import page, rows
-from imdb_lightning.recipes.keep import keep
-from imdb_lightning.recipes.rows import Found, Row
+from imdb_lightning.recipes.archive import archive
+from imdb_lightning.recipes.rows import Collection, Row
 from imdb_lightning.report.figures import panel
 from imdb_lightning.report.runs import Predictions
-from imdb_lightning.run import Run
-from tests.conftest import composed, environment, run_of
+from imdb_lightning.runs.run import Run
+from tests.conftest import command, composed, run_of
 
 
 LADDER = rows.ladder()
 
 
-def test_every_rung_stands_on_another_but_the_first() -> None:
+def test_every_step_but_the_first_has_a_parent() -> None:
     names = list(LADDER)
-    assert [name for name in names if LADDER[name].below is None] == ["report"]
+    assert [name for name in names if LADDER[name].parent is None] == ["report"]
     for name, recipe in LADDER.items():
         assert recipe.what.endswith(".")
-        if recipe.below is not None:
-            assert names.index(recipe.below) < names.index(name)
+        if recipe.parent is not None:
+            assert names.index(recipe.parent) < names.index(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, recipe in LADDER.items() if recipe.below])
-def test_a_rung_changes_what_its_file_says_and_nothing_else(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name, recipe in LADDER.items() if recipe.parent])
+def test_a_step_changes_only_the_keys_in_its_file(name: str) -> None:
     recipe = LADDER[name]
-    own = config.comparable(composed(f"experiment=recipes/{name}"))
-    below = config.comparable(composed(f"experiment=recipes/{recipe.below}"))
-    changed = {key for key in own.keys() | below.keys() if own.get(key) != below.get(key)}
+    own = canonical_config(composed(f"experiment=recipes/{name}"))
+    parent = canonical_config(composed(f"experiment=recipes/{recipe.parent}"))
+    changed = set(differences(parent, own))
     follows = {"data.max_length": "model.max_length", "data.vocab_size": "model.vocab_size"}
-    said = set(config.flat(recipe.settings))
-    assert changed == said | {follows[key] for key in said if key in follows}
+    written = set(flatten(recipe.settings))
+    assert changed == written | {follows[key] for key in written if key in follows}
 
 
 def of(name: str, *seeds: int, skill: float = 1.0, below: str | None = None) -> Row:
@@ -65,6 +65,8 @@ def of(name: str, *seeds: int, skill: float = 1.0, below: str | None = None) -> 
                 "seed": seed,
                 "seconds": 60.0,
                 "device": "cpu (2 threads)",
+                "processor": "AMD EPYC",
+                "cpu_seconds": 120.0,
                 "parameters": 10,
                 "git": "abc",
                 "peak_memory": 2**20,
@@ -93,7 +95,7 @@ def test_a_run_of_a_recipe_changes_nothing_of_it(
     Run(own).write_metrics(metrics)
     OmegaConf.save(cfg, own / ".hydra" / "config.yaml")
     found = rows.collect([tmp_path / "runs"])
-    assert list(found.rungs) == names
+    assert list(found.steps) == names
     assert len(found.problems) == 2 - len(names)
 
 
@@ -102,63 +104,62 @@ def test_no_two_recipes_are_one() -> None:
     assert len(set(wanted)) == len(wanted) == len(LADDER)
 
 
-def test_core_seconds_have_all_in_them_that_went_before() -> None:
+def test_cpu_seconds_include_everything_upstream() -> None:
     row = of("net", 0)
     (metrics,) = row.metrics
-    assert row.core_seconds == 60 * 2  # a minute of two threads
-    vectors = {"settings": "v", "seed": 0, "seconds": 120.0, "device": "cpu (1 threads)"}
+    assert row.cpu_seconds == 60 * 2  # a minute of two threads
+    vectors = {"settings": "v", "seed": 0, "cpu_seconds": 120.0}
     metrics["data"] = {"pretrained": vectors}
-    assert row.core_seconds == 60 * 4
-    teacher = {"settings": "t", "seed": 0, "core_seconds": 60.0, "pretrained": vectors}
+    assert row.cpu_seconds == 60 * 4
+    teacher = {"settings": "t", "seed": 0, "cpu_seconds": 60.0, "pretrained": vectors}
     metrics["data"]["teacher"] = [teacher]
-    assert row.core_seconds == 60 * 5
+    assert row.cpu_seconds == 60 * 5
     metrics["data"]["teacher"] = [teacher | {"pretrained": vectors | {"settings": "other"}}]
-    assert row.core_seconds == 60 * 7
+    assert row.cpu_seconds == 60 * 7
     metrics["data"] = {"pretrained": vectors}
-    metrics["core_seconds"] = 90.0
-    assert row.core_seconds == 60 * 3.5
-    assert rows.threads("NVIDIA H100") == 1
+    metrics["cpu_seconds"] = 90.0
+    assert row.cpu_seconds == 60 * 3.5
 
 
 def test_what_several_models_share_is_counted_once() -> None:
     row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
-    vectors = {"settings": "v", "seed": 0, "core_seconds": 60.0}
-    told = {"settings": "nb_logistic", "seed": 0, "core_seconds": 120.0}
+    vectors = {"settings": "v", "seed": 0, "cpu_seconds": 60.0}
+    told = {"settings": "nb_logistic", "seed": 0, "cpu_seconds": 120.0}
     for run in row.metrics:
         run["data"] = {"pretrained": vectors, "teacher": [told]}
-    assert row.core_seconds == 60 * (2 + 1 + 2)
-    assert rows.beside(row, branch, "both", "").core_seconds == 60 * (2 + 1 + 2)
+    assert row.cpu_seconds == 60 * (2 + 1 + 2)
+    assert rows.combine(row, branch, "both", "").cpu_seconds == 60 * (2 + 1 + 2)
     together = rows.ensemble(row, "three", "")
-    assert together.core_seconds == 60 * (3 * 2 + 1 + 2)
-    assert rows.beside(together, branch, "all", "").core_seconds == 60 * (3 * 2 + 1 + 2)
+    assert together.cpu_seconds == 60 * (3 * 2 + 1 + 2)
+    assert rows.combine(together, branch, "all", "").cpu_seconds == 60 * (3 * 2 + 1 + 2)
 
 
 def test_weights_have_the_least_loss_on_val() -> None:
     row = of("a", 0)
     (val,) = row.val
     logits_KN = np.stack([val.logit, np.random.default_rng(1).normal(size=500), -val.logit])
-    w_K = statistics.weights(logits_KN, val.label)
+    w_K = ensemble_weights(logits_KN, val.label)
     assert (w_K >= 0).all() and w_K[1] < 0.2 and w_K[2] < w_K[0]
-    best = statistics.nll(w_K @ logits_KN, val.label)
+    best = nll(w_K @ logits_KN, val.label)
     for k in range(3):
         for step in (-0.05, 0.05):
             other = np.clip(w_K + step * (np.arange(3) == k), 0, None)
-            assert statistics.nll(other @ logits_KN, val.label) >= best - 1e-6
+            assert nll(other @ logits_KN, val.label) >= best - 1e-6
 
 
 def test_models_together_are_better_than_each() -> None:
     row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
-    alone = row.right_SN.mean()
-    both = rows.beside(row, branch, "both", "")
-    assert both.right_SN.shape == (3, 900) and both.right_SN.mean() > alone + 0.02
+    alone = row.correct_SN.mean()
+    both = rows.combine(row, branch, "both", "")
+    assert both.correct_SN.shape == (3, 900) and both.correct_SN.mean() > alone + 0.02
     together = rows.ensemble(row, "three", "")
-    seconds = [r.core_seconds for r in (row, both, together)]
+    seconds = [r.cpu_seconds for r in (row, both, together)]
     assert seconds == [120, 240, 360]
     branch.metrics[0]["peak_memory"] = 2**21
     assert [r.peak for r in (row, both, together)] == [2**20, 2**21, 2**20]
     assert [r.parameters for r in (row, both, together)] == [10, 20, 30]
-    assert rows.beside(together, branch, "all", "").parameters == 40
-    assert together.right_SN.shape == (1, 900) and together.right_SN.mean() > alone + 0.02
+    assert rows.combine(together, branch, "all", "").parameters == 40
+    assert together.correct_SN.shape == (1, 900) and together.correct_SN.mean() > alone + 0.02
 
 
 def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
@@ -170,39 +171,41 @@ def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
         one.metrics = [run | {"refit": True} for run in one.metrics]
         one.val = [Predictions(val.index, val.label, np.nan * val.logit) for val in one.val]
     baselines = {one.name: one for one in (branch, branch_refit)}
-    made = {r.name: r for r in page.combinations(Found({"net": row, "again": refit}, baselines))}
-    alone = page.combinations(Found({"a": row, "b": refit}, {branch_refit.name: branch_refit}))
+    made = {
+        r.name: r for r in page.combinations(Collection({"net": row, "again": refit}, baselines))
+    }
+    alone = page.combinations(Collection({"a": row, "b": refit}, {branch_refit.name: branch_refit}))
     assert [r.name for r in alone] == ["wider, ensemble", "wider_refit, ensemble"]
     assert all(np.isfinite(r.test[0].logit).all() for r in alone)
     assert len(made) == 6
-    w_K = statistics.weights(np.stack([row.val[1].logit, branch.val[0].logit]), row.val[1].label)
+    w_K = ensemble_weights(np.stack([row.val[1].logit, branch.val[0].logit]), row.val[1].label)
     both = made["wider_refit + nb_logistic_refit"]
     expected = w_K @ np.stack([refit.test[1].logit, branch_refit.test[0].logit])
     np.testing.assert_allclose(both.test[1].logit, expected)
-    assert both.refit and both.right_SN.mean() > refit.right_SN.mean()
+    assert both.trained_on_val and both.correct_SN.mean() > refit.correct_SN.mean()
     several = made["wider_refit, ensemble + nb_logistic_refit"]
     assert np.isfinite(several.test[0].logit).all()
-    # Two core-minutes a model: the runs, both branches, and what they are refits of.
-    assert (both.core_seconds, several.core_seconds) == (60 * 8, 60 * 12)
+    # Two CPU minutes a model: the runs, both branches, and what they are refits of.
+    assert (both.cpu_seconds, several.cpu_seconds) == (60 * 8, 60 * 12)
     assert (both.parameters, several.parameters) == (20, 30)
     for one, another in ((row, refit.only([1])), (row.only([1]), refit)):
-        found = Found({"net": one, "again": another}, baselines)
+        found = Collection({"net": one, "again": another}, baselines)
         (fewer,) = [r for r in page.combinations(found) if r.name == both.name]
         np.testing.assert_allclose(fewer.test[0].logit, expected)
 
 
 def test_a_difference_is_that_of_the_same_seeds() -> None:
     better, worse = of("better", 0, 1, 3, skill=1.5), of("worse", 1, 3, 4)
-    compared = rows.against(better, worse)
+    compared = rows.compare(better, worse)
     assert compared is not None
     difference, (low, high), p = compared
-    expected = better.right_SN[1:].mean() - worse.right_SN[:2].mean()
+    expected = better.correct_SN[1:].mean() - worse.correct_SN[:2].mean()
     assert difference == pytest.approx(expected)
     assert low < expected < high and p < 0.01
     one = rows.ensemble(worse, "one", "")
-    single = rows.against(one, worse)  # one run against each of three
+    single = rows.compare(one, worse)  # one run against each of three
     assert single is not None
-    assert single[0] == pytest.approx(one.right_SN.mean() - worse.right_SN.mean())
+    assert single[0] == pytest.approx(one.correct_SN.mean() - worse.correct_SN.mean())
 
 
 def test_reviews_that_differ_in_punctuation_alone_are_one() -> None:
@@ -217,10 +220,10 @@ def test_the_page_names_the_rungs_that_are_not_better(
     same = replace(better, name="masked")
     rungs = [of("report", 0, 1), better, same, worse]
     for one, below in pairwise(rungs):
-        below.below = one.name
-    found = Found({row.name: row for row in rungs}, {})
+        below.parent = one.name
+    found = Collection({row.name: row for row in rungs}, {})
     lengths, seen = np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9
-    monkeypatch.setattr(page, "read", lambda *_: page.Reviews(lengths, seen, {"a in b": 9}))
+    monkeypatch.setattr(page, "read", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9}))
     text = page.write(found, None, tmp_path, "")[0].read_text()
     assert "that is worse or with p above 0.05:\n`masked`, `mean_max`.\n" in text
     assert "- `masked`, `mean_max`: not better than the rung below." in text
@@ -230,12 +233,12 @@ def test_a_net_is_compared_with_the_branch_that_read_as_many_labels() -> None:
     nets = {"wider": of("wider", 0, 1), "wider_refit": of("wider_refit", 0, 1, below="wider")}
     nets["wider_refit"].metrics = [run | {"refit": True} for run in nets["wider_refit"].metrics]
     branches = [of("nb_logistic", 0), of("nb_logistic_refit", 0)]
-    found = Found(nets, {row.name: row for row in branches})
-    reviews = page.Reviews(np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9, {})
+    found = Collection(nets, {row.name: row for row in branches})
+    reviews = page.TestReviews(np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9, {})
     told = page.contents(found, reviews)["beside"]
     for one, net, branch in zip(told, nets.values(), branches, strict=True):
-        assert (one.row.name, one.row.below) == (net.name, branch.name)
-        difference = net.right_SN.mean() - branch.right_SN.mean()
+        assert (one.row.name, one.row.parent) == (net.name, branch.name)
+        difference = net.correct_SN.mean() - branch.correct_SN.mean()
         assert one.difference == pytest.approx(difference) and one.p_holm >= one.p
 
 
@@ -245,7 +248,7 @@ def test_rungs_with_a_refit_are_put_together_with_others() -> None:
     refit = of("wider_refit", 0, below="wider")
     refit.metrics = [run | {"refit": True} for run in refit.metrics]
     branches = {name: of(name, 0) for name in ("nb_logistic", "nb_logistic_refit")}
-    found = Found({one.name: one for one in (better, row, refit)}, branches)
+    found = Collection({one.name: one for one in (better, row, refit)}, branches)
     made = [one.name for one in page.combinations(found)]
     assert made == ["wider + nb_logistic", "wider_refit + nb_logistic_refit"]
 
@@ -271,17 +274,17 @@ def test_names_in_the_figure_are_all_there_and_overlap_nowhere() -> None:
 
 def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nb = of("nb_logistic", 0, skill=1.2)
-    found = Found(
+    found = Collection(
         {"report": of("report", 0, 1), "masked": of("masked", 0, 1, below="report", skill=1.4)},
         {"nb_logistic": nb},
     )
     lengths = np.tile([10, 60, 150, 300, 500, 900], 150)
     seen = np.arange(900) < 9
-    monkeypatch.setattr(page, "read", lambda *_: page.Reviews(lengths, seen, {"a in b": 9}))
+    monkeypatch.setattr(page, "read", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9}))
     written = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     text = written[0].read_text()
     for name in ("report", "masked", "nb_logistic"):
-        accuracy = 100 * {**found.rungs, **found.baselines}[name].right_SN.mean()
+        accuracy = 100 * {**found.steps, **found.baselines}[name].correct_SN.mean()
         assert f"{accuracy:.2f}" in text and f"`{name}`" in text
     assert "masked, ensemble + nb_logistic" in text
     assert "report + nb_logistic" not in text  # the best on val alone
@@ -290,7 +293,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     again = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     assert again[0].read_text() == text
     (tmp_path / "recipes.md").write_text("mine")
-    with pytest.raises(page.NotOurs):
+    with pytest.raises(page.ForeignFileError):
         page.write(found, None, tmp_path, "")
 
 
@@ -316,18 +319,18 @@ def test_a_run_that_is_kept_tells_the_same(
     OmegaConf.save(cfg, own / ".hydra" / "config.yaml")
     first = rows.collect([tmp_path / "runs"])
     assert first.problems == []
-    (kept,) = keep(first, tmp_path / "kept")
-    assert keep(first, tmp_path / "kept") == [] and capsys.readouterr().err == ""
+    (kept,) = archive(first, tmp_path / "kept")
+    assert archive(first, tmp_path / "kept") == [] and capsys.readouterr().err == ""
     Run(own).write_metrics(metrics | {"git": "another"})
-    assert keep(first, tmp_path / "kept") == []
-    assert f"{kept} is of another run than {own} and stays" in capsys.readouterr().err
+    assert archive(first, tmp_path / "kept") == []
+    assert f"{kept} contains another run than {own} and is kept" in capsys.readouterr().err
     second = rows.collect([tmp_path / "kept"])
     assert second.problems == []
-    row, again = first.rungs["vectors"], second.rungs["vectors"]
-    assert row.seeds == again.seeds and row.core_seconds == again.core_seconds
+    row, again = first.steps["vectors"], second.steps["vectors"]
+    assert row.seeds == again.seeds and row.cpu_seconds == again.cpu_seconds
     for one, other in ((row.val[0], again.val[0]), (row.test[0], again.test[0])):
         np.testing.assert_array_equal(one.index, other.index)
-        np.testing.assert_array_equal(one.right, other.right)
+        np.testing.assert_array_equal(one.correct, other.correct)
         np.testing.assert_allclose(one.logit, other.logit, rtol=1e-3)
     for file in (file for file in kept.rglob("*") if file.is_file()):
         assert str(tmp_path).encode() not in file.read_bytes()
@@ -337,14 +340,8 @@ def test_a_run_that_is_kept_tells_the_same(
 @pytest.mark.real
 def test_the_page_in_docs_is_made_of_the_runs_beside_it(real_data: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", "imdb_lightning.recipes"]
-        + ["docs/recipes_runs", "--output", str(tmp_path)],
-        cwd=root,
-        env=environment(tmp_path) | {"IMDB_DATA": real_data},
-        capture_output=True,
-        text=True,
-        timeout=600,
+    done = command(
+        root, "docs/recipes_runs", "--output", tmp_path, module="recipes", IMDB_DATA=real_data
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "recipes.md").read_text() == (root / "docs" / "recipes.md").read_text()

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from imdb_lightning.run import Run
+from imdb_lightning.runs.run import Run
 
 from .processes import SMALL, differences, killed_after, run, said
 from .test_kills import MODELS

@@ -21,12 +21,12 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
 
-from imdb_lightning.run import Run
+from imdb_lightning.runs.run import Run
 from tests.conftest import environment
 
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["imdb_lightning.train", "imdb_lightning.checkpoint"])
+SERVER.set_forkserver_preload(["imdb_lightning.train", "imdb_lightning.runs.checkpoint"])
 
 SMALL = (
     "data=synthetic data.train_size=80 data.val_size=16 data.test_size=16 data.max_length=60 "
@@ -35,7 +35,7 @@ SMALL = (
 ).split()  # ten steps an epoch
 CLOCK = {
     "seconds",
-    "core_seconds",
+    "cpu_seconds",
     "peak_memory",
     "train_seconds",
     "epoch_seconds",
@@ -48,7 +48,7 @@ CLOCK = {
 class Moment(NamedTuple):
     """SIGKILL before or after the `call`-th call of a function or method."""
 
-    where: str  # "module:name", such as "imdb_lightning.durable:write"
+    where: str  # "module:name", such as "imdb_lightning.runs.storage:atomic_write"
     call: int = 1
     after: bool = False
 

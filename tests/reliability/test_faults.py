@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from imdb_lightning import load
-from imdb_lightning.run import Run
+from imdb_lightning.runs.run import Run
 from imdb_lightning.train import train
 from tests.conftest import TINY, composed, environment, run_of, some_reviews, write_parquet
 from tests.conftest import command as fresh_command
@@ -212,7 +212,7 @@ def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(
     told = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in told, told
     path = tmp_path / "run"
-    facts = json.loads((path / "not_finite.json").read_text())
+    facts = json.loads((path / "non_finite.json").read_text())
     assert facts["loss"].startswith(loss) and facts["gradient_norm"] in ("nan", "inf")
     assert facts["step"] == facts["batch"] <= 2 and facts["epoch"] == 1
     assert len(facts["reviews"]) == 8 and facts["lr"] == (1e30 if loss == "nan" else 1e-3)

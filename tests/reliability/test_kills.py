@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_launcher import children_of
+from tests.runs.test_launcher import children_of
 
 from .processes import (
     SMALL,
@@ -44,8 +44,8 @@ MODELS = {
     "custom_lstm, loop": "model=custom_lstm model.implementation=loop",
     "custom_gru, loop": "model=custom_gru model.implementation=loop",
 }
-EPOCH_END = "imdb_lightning.record:Record.on_train_epoch_end"
-SAVE = "imdb_lightning.checkpoint:Checkpoints.on_train_epoch_end"
+EPOCH_END = "imdb_lightning.callbacks.run_logger:RunLogger.on_train_epoch_end"
+SAVE = "imdb_lightning.callbacks.checkpoints:RunCheckpoint.on_train_epoch_end"
 MOMENTS = {
     "before the first step": Moment(STEP, 1),
     "before the first checkpoint": Moment(STEP, 3),
@@ -57,15 +57,15 @@ MOMENTS = {
     "at the end of an epoch, before its checkpoint": Moment(SAVE, 2),
     "at the end of an epoch, after its checkpoint": Moment(SAVE, 2, after=True),
     "between the best and the last checkpoint": Moment(
-        "imdb_lightning.checkpoint:Sealed.save_checkpoint", 4, after=True
+        "imdb_lightning.runs.checkpoint:ChecksummedCheckpointIO.save_checkpoint", 4, after=True
     ),
     "while a checkpoint is on its way to the disk": Moment("os:fsync", 12),
     "while a checkpoint's name is on its way to the disk": Moment("os:fsync", 13),
     "after the last epoch, before the test": Moment(SAVE, 3, after=True),
     "in the test": Moment(TEST, 2),
-    "before the predictions": Moment("imdb_lightning.run:Run.write_predictions"),
+    "before the predictions": Moment("imdb_lightning.runs.run:Run.write_predictions"),
     "before the end is recorded": Moment(
-        "imdb_lightning.record:Record._write_hparams", 1, after=True
+        "imdb_lightning.loggers.tensorboard:TensorBoard._add_hparams", 1, after=True
     ),
 }
 
@@ -127,10 +127,10 @@ def test_three_kills_in_one_epoch(straight: Callable[..., Path], tmp_path: Path)
     [
         "data.num_workers=2",
         "+trainer.accumulate_grad_batches=2",
-        "trainer.early_stopping=1 trainer.max_epochs=9",
+        "callbacks.early_stopping.patience=1 trainer.max_epochs=9",
         "test_checkpoint=best",
-        "optim.average=0.9 optim.schedule=one_cycle optim.adversarial=0.1 model.word_dropout=0.2 "
-        "model.embedding_dropout=0.2 test_checkpoint=best",
+        "optim.ema_decay=0.9 optim.schedule=one_cycle optim.adversarial_epsilon=0.1 "
+        "model.word_dropout=0.2 model.embedding_dropout=0.2 test_checkpoint=best",
         "model=custom_lstm trainer.gradient_clip_val=0.1 trainer.precision=bf16-mixed",
         "model.pooling=mean_padded data.truncation=head_tail data.max_length=45 data.distance=0",
         "+trainer.limit_train_batches=7",
@@ -147,7 +147,7 @@ def test_whatever_the_options(
 
 
 def test_a_pretraining_begins_anew(straight: Callable[..., Path], tmp_path: Path) -> None:
-    options = ("pretrain=vectors", "data.unsupervised=true")
+    options = ("pretrain=vectors", "data.use_unlabelled=true")
     run(tmp_path, *SMALL, *options, moment=Moment(VECTORS, after=True))
     assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
 

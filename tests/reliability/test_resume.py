@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imdb_lightning.run import Run, hold
+from imdb_lightning.runs.run import Run, lock_directory
 from tests.conftest import TINY, run_of, some_reviews, write_parquet
 from tests.conftest import command as fresh_command
 
@@ -167,7 +167,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, path: str) -> None:
 
 
 def test_a_run_that_is_at_work_is_left_alone(copied: Path) -> None:
-    lock = hold(copied / "run")
+    lock = lock_directory(copied / "run")
     assert lock is not None
     before = contents(copied / "run")
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imdb_lightning import checkpoint, durable
+from imdb_lightning.runs import checkpoint, storage
 
 from .processes import SERVER
 
@@ -31,7 +31,7 @@ def contents(step: int) -> dict:
 
 
 def save(file: Path, step: int) -> None:
-    checkpoint.Sealed().save_checkpoint(contents(step), file)
+    checkpoint.ChecksummedCheckpointIO().save_checkpoint(contents(step), file)
 
 
 def step_of(file: Path) -> int:
@@ -82,7 +82,7 @@ def every_stop(folder: Path, there_is_one: bool) -> None:
         seen.append(step_of(file) if file.exists() else 0)
         names = {path.name for path in folder.iterdir()} - {"last.ckpt"}
         assert all(name.endswith(".tmp") for name in names), names
-        durable.sweep(folder)
+        storage.remove_stale_temp_files(folder)
         assert [path.name for path in folder.iterdir()] in ([], ["last.ckpt"])
     print(stops, *seen, file=report, flush=True)
 

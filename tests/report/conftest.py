@@ -14,12 +14,12 @@ import pyarrow.parquet
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from imdb_lightning import config
+from imdb_lightning.config.overrides import check_command_line
 
 
 @cache
 def configuration(*overrides: str) -> DictConfig:
-    line = config.check(overrides)
+    line = check_command_line(overrides)
     assert line.mistakes == []
     (cfg,) = line.jobs
     return cfg

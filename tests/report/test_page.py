@@ -15,10 +15,10 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from imdb_lightning import sweep
 from imdb_lightning.data import sources
 from imdb_lightning.report import page
 from imdb_lightning.report.runs import collect
+from imdb_lightning.runs import sweep
 from tests.conftest import write_parquet
 from tests.report.conftest import Make, configuration
 
@@ -96,7 +96,7 @@ def test_a_missing_seed_shows_in_the_count(make: Make, tmp_path: Path) -> None:
         jobs[f"seed={seed}"] = cfg
     for name in ("seed=0", "seed=1"):
         make(name, "experiment=report/rnn", seed=int(name[-1]))
-    (tmp_path / "sweep.json").write_text(json.dumps({"runs": sweep.planned(jobs)}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": sweep.plan(jobs)}))
     text = written(tmp_path)[".md"]
     assert rows(text, "report/rnn")[0][3] == "2 of 3"
     assert "`seed=2`: not started" in text

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbones import ended
+from ..padding import padding_mask_like
 from .groups import UNARY
 from .plan import Plan
 
@@ -46,7 +46,7 @@ class Interpreter:
     ) -> None:
         """Fill `states`, (T+1, B, H) each, from their first row on, and `saved_TBSH`."""
         plan = self.plan
-        ended_TB1 = ended(inputs_TBPH, lengths_B)
+        padding_TB1 = padding_mask_like(inputs_TBPH, lengths_B)
         for t in range(len(inputs_TBPH)):
             values = Values(plan, constants, rows_RH, states[0][t])
             for k, state in enumerate(states):
@@ -56,8 +56,8 @@ class Interpreter:
             values.compute(plan.forward)
             for state, node in zip(states, plan.after, strict=True):
                 new = values.tensor(node)
-                if ended_TB1 is not None:
-                    new = torch.where(ended_TB1[t], state[t], new)
+                if padding_TB1 is not None:
+                    new = torch.where(padding_TB1[t], state[t], new)
                 state[t + 1] = new
             if saved_TBSH is not None:
                 for s, node in enumerate(plan.saved):
@@ -77,7 +77,7 @@ class Interpreter:
         """Fill `columns_TBDH`; the gradient of the first state. `grads`: of the last state."""
         plan = self.plan
         now = list(grads)
-        ended_TB1 = ended(grad_h_TBH, lengths_B)
+        padding_TB1 = padding_mask_like(grad_h_TBH, lengths_B)
         for t in reversed(range(len(grad_h_TBH))):
             now[0] = now[0] + grad_h_TBH[t]
             values = Values(plan, constants, rows_RH, states[0][t])
@@ -89,11 +89,13 @@ class Interpreter:
             values.compute(plan.backward)
             for d, node in enumerate(plan.columns):
                 columns_TBDH[t, :, d] = values[node]
-            if ended_TB1 is not None:
-                columns_TBDH[t].masked_fill_(ended_TB1[t].unsqueeze(2), 0)
+            if padding_TB1 is not None:
+                columns_TBDH[t].masked_fill_(padding_TB1[t].unsqueeze(2), 0)
             before = [values.tensor(node) for node in plan.gradient.state]
-            if ended_TB1 is not None:
-                before = [torch.where(ended_TB1[t], a, b) for a, b in zip(now, before, strict=True)]
+            if padding_TB1 is not None:
+                before = [
+                    torch.where(padding_TB1[t], a, b) for a, b in zip(now, before, strict=True)
+                ]
             now = before
         return now
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbones import ended
+from ..padding import padding_mask_like
 from . import precision
 from .groups import Input, MatrixGrad, Row, VectorGrad, lower
 from .plan import Plan, plan
@@ -72,9 +72,9 @@ class SequenceFunction(torch.autograd.Function):
         plan, H = generated.plan, generated.H
         state, constants = tensors[:count], tensors[count:]
         T, B, _ = x_TBI.shape
-        ended_TB1 = ended(x_TBI, lengths_B)
-        if ended_TB1 is not None:
-            x_TBI = x_TBI.masked_fill(ended_TB1, 0)  # NaN there would spread
+        padding_TB1 = padding_mask_like(x_TBI, lengths_B)
+        if padding_TB1 is not None:
+            x_TBI = x_TBI.masked_fill(padding_TB1, 0)  # NaN there would spread
         rows_RH = rows(plan, constants, x_TBI, H)
         with precision.of_layers(x_TBI):
             inputs_TBPH = inputs(plan, constants, x_TBI, H)

@@ -1,0 +1,1 @@
+"""Lightning callbacks: run logger, test report, checkpoints, EMA, adversarial training, ..."""

@@ -1,0 +1,137 @@
+"""The callback that writes best.ckpt and last.ckpt, and resumes from them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from ..runs.checkpoint import NOT_BITWISE, TrainingProgress
+from ..runs.run import Run
+from ..runtime import signals
+from ..runtime.provenance import device_name
+from ..runtime.random_state import get_random_state, set_random_state
+from .run_logger import RunLogger
+
+
+log = logging.getLogger(__name__)
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves last.ckpt at the end of each epoch and within it, best.ckpt after the best on val.
+
+    `resume_from` is the checkpoint that Lightning loads. Lightning's own loop state is dropped: its
+    counters advance in different hooks, so the resume point would depend on which hook saved.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        run_logger: RunLogger,
+        every_minutes: float | None,
+        every_steps: int | None,
+        resume_from: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.run = run
+        self.run_logger = run_logger
+        self.every_seconds = None if every_minutes is None else 60 * every_minutes
+        self.every_steps = every_steps
+        self.resume_from = resume_from
+        self.progress = TrainingProgress(0, 0, 0, False)
+        self.saved = time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, model: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        del checkpoint["loops"]
+        within_epoch = self.progress.batch > 0
+        checkpoint["progress"] = self.progress._asdict()
+        checkpoint["random_state"] = get_random_state(trainer.strategy.root_device)
+        checkpoint["epoch_outputs"] = model.outputs_state("train") if within_epoch else []
+        checkpoint["run_log"] = self.run_logger.state(within_epoch)
+        checkpoint["device"] = device_name(trainer.strategy.root_device)
+        checkpoint["threads"] = torch.get_num_threads()
+
+    # Resume
+
+    def on_train_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        signals.defer()
+        self.saved = time.monotonic()
+        if self.resume_from is None:
+            return
+        self.progress = TrainingProgress(**self.resume_from["progress"])
+        now = device_name(trainer.strategy.root_device)
+        if now != self.resume_from["device"]:
+            log.warning("started on %s, now %s: %s", self.resume_from["device"], now, NOT_BITWISE)
+        progress = trainer.fit_loop.epoch_progress
+        for count in (progress.total, progress.current):
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(count, name, self.progress.epoch)
+        optimizer = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer
+        optimizer.step.total.ready = optimizer.step.total.completed = self.progress.step
+        trainer.should_stop = self.progress.stopped
+        set_random_state(self.resume_from["random_state"], trainer.strategy.root_device)
+        if self.progress.batch == 0:
+            self.resume_from = None
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, model: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.resume_from is None:
+            return
+        # Within an epoch: the sampler skips the finished batches; restore counters, outputs and
+        # random state before the first new batch.
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        for count in (progress.total, progress.current):
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(count, name, getattr(count, name) + self.progress.batch)
+        model.load_outputs_state("train", self.resume_from["epoch_outputs"])
+        set_random_state(self.resume_from["random_state"], trainer.strategy.root_device)
+        self.resume_from = None
+
+    # Save
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, model: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        # After its last batch an epoch is validated first; within a step there are gradients.
+        if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+            return
+        elapsed = time.monotonic() - self.saved
+        due = self.every_seconds is not None and elapsed >= self.every_seconds
+        due = due or bool(self.every_steps and done % self.every_steps == 0)
+        if signals.requested or due:
+            epoch, step = trainer.current_epoch, trainer.global_step
+            self.save(trainer, TrainingProgress(epoch, done, step, False))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        epoch, step = trainer.current_epoch + 1, trainer.global_step
+        progress = TrainingProgress(epoch, 0, step, trainer.should_stop)
+        self.save(trainer, progress, self.run_logger.is_best)
+
+    def save(
+        self, trainer: lightning.Trainer, progress: TrainingProgress, best: bool = False
+    ) -> None:
+        self.progress = progress
+        if best:  # before the last one, since a run that resumes from that one does not save it
+            trainer.save_checkpoint(self.run.best)
+        trainer.save_checkpoint(self.run.last)
+        self.saved = time.monotonic()
+        if signals.requested:
+            log.info("interrupted; resume=%s continues from here", self.run.path)
+        signals.exit_if_requested()
+
+    def on_train_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        signals.undefer()
+        signals.exit_if_requested()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, model: Any, exception: BaseException
+    ) -> None:
+        signals.undefer()

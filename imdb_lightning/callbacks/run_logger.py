@@ -1,0 +1,147 @@
+"""The run log: metrics.json after every epoch, and one line for the terminal and train.log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ..data.datamodule import ReviewDataModule
+from ..runs.run import Run
+from ..runtime.provenance import device_name, peak_memory, processor_name
+
+
+log = logging.getLogger(__name__)
+
+
+class RunLogger(Callback):
+    """Records a run while it trains.
+
+    `metadata` describes the run before it starts. `state` is that of an earlier process, from a
+    checkpoint.
+    """
+
+    def __init__(
+        self, run: Run, metadata: Mapping[str, Any], state: Mapping[str, Any] | None = None
+    ) -> None:
+        state = state or {"metrics": {"epochs": []}, "epoch_ends": []}
+        self.run = run
+        self.metrics: dict[str, Any] = {**state["metrics"], "status": "running", **metadata}
+        self.epoch_ends: list[float] = list(state["epoch_ends"])  # wall-clock times
+        self.has_started = False
+        self.train_tokens = 0
+        self.train_seconds = state.get("train_seconds", 0.0)
+        self.epoch_seconds = state.get("epoch_seconds", 0.0)  # of a resumed epoch
+        self.started = time.perf_counter() - state.get("seconds", 0.0)
+        self.cpu_started = time.process_time() - state.get("cpu_seconds", 0.0)
+
+    def state(self, within_epoch: bool) -> dict[str, Any]:
+        """The constructor's `state` in a later process: plain containers."""
+        now = time.perf_counter()
+        return {
+            "metrics": deepcopy(self.metrics),
+            "epoch_ends": list(self.epoch_ends),
+            "train_seconds": self.train_seconds,
+            "epoch_seconds": now - self.epoch_started if within_epoch else 0.0,
+            "seconds": now - self.started,
+            "cpu_seconds": time.process_time() - self.cpu_started,
+        }
+
+    @property
+    def is_best(self) -> bool:
+        """True if the latest epoch has the best val accuracy so far; ties go to the earlier one."""
+        return self.metrics["best_epoch"] == self.metrics["epochs"][-1]["epoch"]
+
+    def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        data: ReviewDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.start(data, sum(p.numel() for p in model.parameters() if p.requires_grad))
+
+    def start(self, data: ReviewDataModule, parameters: int) -> None:
+        """The reviews are encoded; training starts next."""
+        padding = data.padding()
+        self.train_tokens = int(data.splits["train"].lengths.sum())
+        self.metrics |= {"parameters": parameters, "data": {**data.metadata, "padding": padding}}
+        if data.data["train_on_val"]:
+            self.metrics["train_on_val"] = True
+        self.run.write_metrics(self.metrics)
+        self.has_started = True
+        sizes = data.metadata["reviews"]
+        label = " ".join(self.metrics[n] for n in ("pretrain", "model") if n in self.metrics)
+        log.info(
+            "%s on %s, seed %s: %s parameters; %s reviews; %.1f %% padding",
+            *(label, self.metrics["dataset"], self.metrics["seed"], f"{parameters:,}"),
+            ", ".join(f"{count:,} {split}" for split, count in sizes.items()),
+            100 * padding,
+        )
+        log.info("%s", self.run.path)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        self.epoch_started = time.perf_counter() - self.epoch_seconds
+        self.epoch_seconds = 0.0
+
+    def on_validation_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        if trainer.state.fn == "fit":
+            self.train_seconds += time.perf_counter() - self.epoch_started
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        val = {f"val/{name}": value for name, value in model.metrics("val").items()}
+        epoch = {
+            "epoch": trainer.current_epoch + 1,
+            **{f"train/{name}": value for name, value in model.metrics("train").items()},
+            **val,
+            "seconds": time.perf_counter() - self.epoch_started,
+        }
+        epochs = self.metrics["epochs"]
+        epochs.append(epoch)
+        best = max(epochs, key=lambda e: e["val/acc"])  # ties: the first, as in best.ckpt
+        val["val/acc_best"] = best["val/acc"]
+        self.metrics |= {
+            "best_epoch": best["epoch"],
+            **val,
+            "tokens_per_second": self.train_tokens * len(epochs) / self.train_seconds,
+        }
+        self.run.write_metrics(self.metrics)
+        self.epoch_ends.append(time.time())
+        self._log_epoch(epoch, trainer.max_epochs or 0)
+
+    def _log_epoch(self, epoch: Mapping[str, Any], epochs: int) -> None:
+        prefix = "synthetic, " if self.metrics["dataset"] == "synthetic" else ""
+        parts = [
+            f"{split} loss {epoch[f'{split}/loss']:.4f} acc {epoch[f'{split}/acc']:.4f}"
+            for split in ("train", "val")
+        ]
+        number = f"{epoch['epoch']:{len(str(epochs))}}/{epochs}"
+        log.info(f"{prefix}epoch {number}  {'  '.join(parts)}  {epoch['seconds']:.1f} s")
+
+    def add_resources(self, device: torch.device) -> None:
+        """Seconds, CPU seconds of all threads, device, processor and memory, at the end."""
+        self.metrics |= {
+            "seconds": time.perf_counter() - self.started,
+            "cpu_seconds": time.process_time() - self.cpu_started,
+            "device": device_name(device),
+            "processor": processor_name(),
+            "peak_memory": peak_memory(),
+        }
+
+    def finish(self) -> None:
+        """Write "done", after everything else: it means that all other files are complete."""
+        self.metrics["status"] = "done"
+        self.run.write_metrics(self.metrics)
+
+    def fail(self, error: BaseException) -> None:
+        """The run ended early: record why."""
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        self.metrics |= {
+            "status": "interrupted" if interrupted else "failed",
+            "error": f"{type(error).__name__}: {error}",
+        }
+        try:  # fails too on a full disk, and the file from before is kept
+            self.run.write_metrics(self.metrics)
+        except OSError as unwritable:
+            log.error("%s", unwritable)

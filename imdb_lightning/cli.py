@@ -1,0 +1,89 @@
+"""The command line of every command: one parser, one way to fail, exit codes.
+
+Exit codes: 0 done; 1 the run failed; 2 the command line, the configuration or an input is wrong;
+130 and 143 interrupted and terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import NoReturn
+
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+PACKAGE = "imdb_lightning"
+
+
+def report(*lines: str, command: str = "") -> None:
+    """Lines on standard error, each with the command's name before it."""
+    for line in lines:
+        print(f"{PACKAGE}{'.' if command else ''}{command}: {line}", file=sys.stderr)
+
+
+def fail(*lines: str, code: int = USAGE, command: str = "") -> NoReturn:
+    """Report the lines and exit."""
+    report(*lines, command=command)
+    sys.exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of `python -m imdb_lightning.COMMAND`."""
+
+    def __init__(self, command: str, doc: str | None) -> None:
+        super().__init__(
+            prog=f"python -m {PACKAGE}.{command}",
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.command = command
+
+    def fail(self, *lines: str, code: int = USAGE) -> NoReturn:
+        fail(*lines, code=code, command=self.command)
+
+    def report(self, *lines: str) -> None:
+        report(*lines, command=self.command)
+
+    def error(self, message: str) -> NoReturn:
+        self.fail(f"{message}; --help lists the arguments")
+
+    def add_model(self) -> None:
+        """RUN, and consent to a third-party cell."""
+        self.add_argument(
+            "run", metavar="RUN", help="a run, one of its checkpoints, or an exported folder"
+        )
+        self.add_argument("--trust", action="store_true", help="run the code of a third-party cell")
+
+    def add_batch_size(self) -> None:
+        self.add_argument(
+            "--batch-size", type=positive, default=256, help="reviews at a time (256)"
+        )
+
+    def add_data(self) -> None:
+        self.add_argument("--data", metavar="PATH", help="where the reviews are (IMDB_DATA)")
+
+
+def positive(text: str) -> int:
+    """An integer >= 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be an integer >= 1")
+    return int(text)
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
+    """Decorates a main function: exit quietly on Ctrl-C and if a pipe's reader has gone."""
+
+    @wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> None:
+        try:
+            main(argv)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return wrapped

@@ -1,0 +1,88 @@
+"""When two runs are the same: canonical configuration, hash, differences and name.
+
+Every comparison of runs is one of these views, with the keys that it ignores or compares named
+here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from .schema import EXECUTION_KEYS, flatten
+
+
+# Where this machine has things: they change nothing in a run.
+MACHINE_KEYS = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
+# Runs from which a run takes something: paths, of which the provenance in metrics.json says more.
+UPSTREAM_KEYS = ("pretrained", "teacher")
+# How a model was computed, as long as the mathematics is the same.
+REPLICA_KEYS = ("seed", "trainer.accelerator", "trainer.devices", "model.implementation")
+# What a resumed run may change.
+RESUMABLE_KEY = "trainer.max_epochs"
+
+# Two runs that differ in one of these had other reviews in val.
+SPLIT_KEYS = ("data.name", "data.seed", "data.val_size")
+# The same of the synthetic corpus.
+SYNTHETIC_KEYS = ("data.train_size", "data.test_size", "data.distance", "data.max_length")
+# Two runs that differ in one of these have embeddings of other words or another size.
+EMBEDDING_KEYS = ("data.vocab_size", "model.embedding_size")
+
+
+def canonical_config(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration that defines a run: flat, without what only concerns this machine."""
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return without(
+        flatten(OmegaConf.to_container(own, resolve=True)), *MACHINE_KEYS, *EXECUTION_KEYS
+    )
+
+
+def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def config_hash(cfg: DictConfig, seed: bool = True, upstream: bool = True) -> str:
+    """A hash of `canonical_config`, with or without the seed and the paths of upstream runs.
+
+    0 and 0.0 are the same number.
+    """
+    ignored = (*(() if seed else ("seed",)), *(() if upstream else UPSTREAM_KEYS))
+    values = {
+        key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for key, value in without(canonical_config(cfg), *ignored).items()
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    keys: Collection[str] | None = None,
+    ignore: Collection[str] = (),
+) -> dict[str, tuple[Any, Any]]:
+    """{key: (before, after)} of the keys whose values differ; "absent" stands for no value."""
+    compared = sorted(before.keys() | after.keys()) if keys is None else keys
+    pairs = {key: (before.get(key, "absent"), after.get(key, "absent")) for key in compared}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b and key not in ignore}
+
+
+def run_name(overrides: str, dataset: str) -> str:
+    """A directory name for one job of a grid: its overrides, readable and safe.
+
+    Two sets of overrides never share a name: where a character is replaced, a hash is added.
+    """
+    readable = overrides.replace("experiment=", "").replace("/", "-") or "default"
+    name = re.sub(r"[^\w=,.+-]", "_", readable)
+    if name != readable or len(name) > 150:
+        name = f"{name[:150]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    if dataset == "synthetic" and "synthetic" not in name:
+        name += ",synthetic"
+    return name
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)

@@ -1,0 +1,289 @@
+"""The overrides of a command line: every mistake in them, and the configurations they compose.
+
+Hydra composes; this module finds the mistakes that Hydra reports one at a time, without a
+suggestion, or not at all. It imports neither torch nor lightning, so that answers are quick.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from .paths import absolute_path, conf_dir
+from .rules import integer, number, or_null
+from .schema import ADDED_KEYS, check_values, flatten
+from .text import did_you_mean, one_line
+
+
+class CommandLine(NamedTuple):
+    """The parsed overrides of a command line."""
+
+    mistakes: list[str]  # one line each
+    jobs: list[DictConfig]  # the configuration of every job; of a grid, of each combination
+    overrides: list[str]  # as Hydra takes them
+    naming: list[str]  # of a grid, one more for Hydra: what a run's name omits
+    swept: list[str]  # overrides with several values
+    multirun: bool  # whether it is a grid, even of a single run
+    names: list[str]  # of a grid, the directories of `jobs`
+    directory: str  # of the run or the grid
+    sweep_named: bool  # whether the grid's directory has a name instead of the time
+
+
+def check_command_line(
+    overrides: Sequence[str], multirun: bool = False, config_dir: str | None = None
+) -> CommandLine:
+    """Parse overrides, of a run or a grid. Reads conf/ and creates nothing.
+
+    `config_dir` is a folder of the user's own configuration files (Hydra's --config-dir). A glob
+    over a group's options is replaced by their list: Hydra's own sees no options in sub-folders.
+    """
+    folders = [absolute_path(config_dir)] if config_dir else []
+    search = [f"hydra.searchpath={folders!r}"] if folders else []
+    line = CommandLine([], [], [], [], [], multirun, [], "", False)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = _groups(conf_dir(), *folders)
+        parser = OverridesParser.create(config_loader=loader)
+        parsed: list[Override] = []
+        for text in overrides:
+            try:
+                (override,) = parser.parse_overrides([text])
+                values = _values(override, groups)
+            except (HydraException, OmegaConfBaseException) as error:
+                line.mistakes.append(f"{text}: {one_line(error)}")
+                continue
+            if values is not None:
+                line.swept.append(text)
+                expanded = f"{override.get_key_element()}={','.join(values)}"
+                if values:
+                    (override,) = parser.parse_overrides([expanded])
+                else:
+                    line.mistakes.append(f"{text}: no option matches")
+                    continue
+            line.overrides.append(str(override.input_line))
+            parsed.append(override)
+        params, folder = _grid(parsed, search)
+        named = folder != "" and "${now" not in folder
+        line = line._replace(multirun=multirun or params is not None, sweep_named=named)
+        if not line.multirun:
+            line.mistakes.extend(
+                f"{text}: several values are a grid; add -m to run all of them"
+                for text in line.swept
+            )
+        given = {override.get_key_element() for override in parsed}
+        own = [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
+        axes = [_axis(override, line.multirun) for override in parser.parse_overrides(own) + parsed]
+        if line.multirun:
+            line.naming.append(_naming(parsed, params is not None, named))
+        known_of = cache(_known)  # a large grid has few choices of groups
+        for choices in product(*axes):
+            job = parser.parse_overrides(list(choices))
+            wrong, cfg = _check_job(job, groups, [*search, *line.naming], known_of)
+            line.mistakes.extend(wrong)
+            if cfg is not None:
+                line.jobs.append(cfg)
+                if line.multirun:
+                    line.names.append(str(cfg.hydra.sweep.subdir))
+                where = cfg.hydra.sweep if line.multirun else cfg.hydra.run
+                line = line._replace(directory=absolute_path(where.dir))
+                with open_dict(cfg):
+                    del cfg["hydra"]
+        twice = {name for name in line.names if line.names.count(name) > 1}
+        line.mistakes.extend(f"the grid has {name} twice" for name in sorted(twice))
+    return line._replace(mistakes=list(dict.fromkeys(line.mistakes)))
+
+
+def _grid(overrides: list[Override], search: list[str]) -> tuple[dict[str, str] | None, str]:
+    """The axes of the chosen experiment, None if it is no grid, and the grid's directory.
+
+    The directory is not interpolated yet, so that the time is not in it; empty if nothing is
+    chosen.
+    """
+    chosen = [
+        str(override.input_line)
+        for override in overrides
+        if not override.is_sweep_override()
+        and (override.key_or_group == "experiment" or override.key_or_group.startswith("hydra"))
+    ]
+    if not chosen:
+        return None, ""
+    try:
+        cfg = compose("config", overrides=[*search, *chosen], return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return None, ""  # each job's own check says what is wrong
+    sweep = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+    assert isinstance(sweep, dict)
+    if cfg.hydra.mode != RunMode.MULTIRUN:
+        return None, sweep["dir"]
+    return dict(cfg.hydra.sweeper.params or {}), sweep["dir"]
+
+
+def _naming(overrides: list[Override], is_grid: bool, named: bool) -> str:
+    """Omit from a run's name what the directory's name has, or what all runs have in common.
+
+    A directory with a name may hold grids with different constants.
+    """
+    keys = {"experiment"} if is_grid else set()
+    if not named:
+        keys |= {o.key_or_group for o in overrides if not o.is_sweep_override()} - {"experiment"}
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(keys))}]"
+
+
+def _axis(override: Override, multirun: bool) -> list[str]:
+    """The choices of one override, written as Hydra's sweeper writes them for its jobs."""
+    key = override.get_key_element()
+    if override.is_discrete_sweep():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if override.is_sweep_override() or override.is_delete() or not multirun:
+        return [str(override.input_line)]
+    return [f"{key}={override.get_value_element_as_str()}"]
+
+
+def _values(override: Override, groups: dict[str, list[str]]) -> list[str] | None:
+    """The values of a sweep; None if nothing is swept, or the sweep is no list of values."""
+    if not override.is_sweep_override():
+        return None
+    pattern = override.value()
+    if isinstance(pattern, Glob) and override.key_or_group in groups:
+        return pattern.filter(groups[override.key_or_group])
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return None
+
+
+def _groups(*folders: str | Path) -> dict[str, list[str]]:
+    """The options of every group; files whose names start with _ are parts of other files."""
+    groups: dict[str, set[str]] = {}
+    for folder in folders:
+        for path, _, names in os.walk(folder, followlinks=True):
+            for name in fnmatch.filter(names, "[!_]*.yaml"):
+                group, *option = Path(path, name).relative_to(folder).with_suffix("").parts
+                if option and group != "hydra":
+                    groups.setdefault(group, set()).add("/".join(option))
+    return {group: sorted(options) for group, options in groups.items()}
+
+
+def _known(*chosen: str) -> dict[str, Any]:
+    """The keys of the configuration with these groups chosen, and their values as written."""
+    return flatten(OmegaConf.to_container(compose("config", overrides=list(chosen)), resolve=False))
+
+
+def _check_job(
+    overrides: list[Override],
+    groups: dict[str, list[str]],
+    search: list[str],
+    known_of: Callable[..., dict[str, Any]],
+) -> tuple[list[str], DictConfig | None]:
+    """The mistakes of one job, and the configuration that its correct overrides compose."""
+    mistakes = []
+    chosen, values = [], []
+    for override in overrides:
+        key = override.key_or_group
+        if key in groups:
+            wrong = _wrong_choice(override, groups[key])
+            chosen += [] if wrong else [str(override.input_line)]
+            mistakes += [wrong] if wrong else []
+        elif key.startswith("hydra/"):  # such as hydra/launcher: Hydra knows its options
+            chosen.append(str(override.input_line))
+        else:
+            values.append(override)
+    try:
+        known = known_of(*search, *chosen)
+    except (HydraException, OmegaConfBaseException) as error:
+        return [*mistakes, one_line(error)], None
+    right = []
+    for override in values:
+        wrong = _wrong_key(override, known, groups)
+        right += [] if wrong else [str(override.input_line)]
+        mistakes += [wrong] if wrong else []
+    try:
+        cfg = compose("config", overrides=[*search, *chosen, *right], return_hydra_config=True)
+        own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        mistakes += check_values(own)
+        mistakes += _taken_directories(values, cfg)
+        mistakes += _wrong_launcher(cfg.hydra.launcher)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return [*mistakes, one_line(error)], None
+    return mistakes, cfg
+
+
+def _wrong_choice(override: Override, options: list[str]) -> str | None:
+    choice = override.value()
+    group = override.key_or_group
+    if override.is_delete():
+        return f"{override.input_line}: a run needs {group}"
+    if choice is None and group in ("experiment", "pretrain"):
+        return f"{override.input_line}: null is the default; omit it"
+    if choice in options:
+        if override.is_add():
+            return f"{override.input_line}: write {group}={choice}, without the +"
+        return None
+    shown = dict.fromkeys(re.sub("/.*", "/...", option) for option in options)
+    hint = did_you_mean(str(choice), options)
+    return f"{group}={choice}: {group} must be one of {', '.join(shown)}{hint}"
+
+
+def _wrong_key(
+    override: Override, known: dict[str, Any], groups: dict[str, list[str]]
+) -> str | None:
+    key = override.key_or_group
+    line = str(override.input_line)
+    if key.startswith("hydra.") or key == "hydra":
+        return None
+    if override.is_delete():
+        return f"{line}: no key can be removed"
+    is_known = key in known or any(name.startswith(f"{key}.") for name in known)
+    if is_known and override.is_add():
+        return f"{line}: {key} already exists; drop the +"
+    adds = override.is_add() or override.is_force_add()
+    if is_known or (adds and _may_be_added(key, known)):
+        return None
+    if key in ADDED_KEYS:
+        return f"{line}: write +{line} (an argument of lightning.Trainer that conf/ does not set)"
+    return f"{line}: no key {key}{did_you_mean(key, [*known, *groups, *ADDED_KEYS])}"
+
+
+def _may_be_added(key: str, known: dict[str, Any]) -> bool:
+    if key.startswith("model.cell."):
+        return "model.cell._target_" in known
+    return key in ADDED_KEYS
+
+
+def _taken_directories(overrides: list[Override], cfg: DictConfig) -> list[str]:
+    """A run never writes into the directory of another one."""
+    given = {override.key_or_group for override in overrides}
+    if "hydra.sweep.subdir" in given:
+        return ["hydra.sweep.subdir: a run of a grid is named after its overrides; omit it"]
+    if "hydra.run.dir" not in given or cfg.hydra.mode == RunMode.MULTIRUN:
+        return []
+    folder = absolute_path(str(cfg.hydra.run.dir))
+    if cfg.get("resume") == "auto" or not Path(folder, "metrics.json").exists():
+        return []
+    return [f"hydra.run.dir={folder}: already contains a run; name a new directory"]
+
+
+def _wrong_launcher(launcher: DictConfig) -> list[str]:
+    """What is wrong with the keys of local_pool; other launchers check their own."""
+    if not str(launcher.get("_target_")).endswith(".LocalPool"):
+        return []
+    rules = {"n_jobs": or_null(integer(1)), "timeout": or_null(number(0, above=True))}
+    return [
+        f"hydra.launcher.{key}={launcher.get(key)}: must be {rule.description}"
+        for key, rule in rules.items()
+        if not rule.accepts(launcher.get(key))
+    ]

@@ -1,0 +1,66 @@
+"""Rules: what the value of a key may be, and the words for it in a message."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .text import did_you_mean
+
+
+class Rule(NamedTuple):
+    """A predicate, and what it accepts: "must be ..."."""
+
+    accepts: Callable[[Any], bool]
+    description: str
+
+    def hint(self, value: Any) -> str:
+        """ "; did you mean ...?" if the rule lists its choices and one of them is close."""
+        prefix = "one of "
+        if not (isinstance(value, str) and self.description.startswith(prefix)):
+            return ""
+        return did_you_mean(value, self.description.removeprefix(prefix).split(", "))
+
+
+def integer(least: int, most: float = math.inf) -> Rule:
+    limit = f" and <= {most}" if most < math.inf else ""
+    return Rule(
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most,
+        f"an integer >= {least}{limit}",
+    )
+
+
+def number(least: float, below: float = math.inf, *, above: bool = False) -> Rule:
+    """`above` excludes `least` itself; `below` is always excluded."""
+
+    def accepts(v: Any) -> bool:
+        is_number = isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+        return is_number and (v > least if above else v >= least) and v < below
+
+    limit = f" and < {below:g}" if below < math.inf else ""
+    return Rule(accepts, f"a number {'>' if above else '>='} {least:g}{limit}")
+
+
+def one_of(*names: Any) -> Rule:
+    texts = ", ".join("null" if name is None else str(name).lower() for name in names)
+    return Rule(
+        lambda v: any(v is name or (v == name and type(v) is type(name)) for name in names),
+        f"one of {texts}",
+    )
+
+
+def or_null(rule: Rule) -> Rule:
+    return Rule(lambda v: v is None or rule.accepts(v), f"{rule.description}, or null")
+
+
+STR = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a string")
+STRS = Rule(
+    lambda v: STR.accepts(v) or (isinstance(v, list) and len(v) > 0 and all(map(STR.accepts, v))),
+    "a string or a list of strings",
+)
+BOOL = one_of(True, False)
+ONE_DEVICE = Rule(
+    lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
+    "1, or a list of one device number such as [0]; a sweep spreads runs over devices",
+)

@@ -1,0 +1,284 @@
+"""Inference: a trained model, loaded from a run or an export. Nothing in its files is trusted.
+
+Weights are loaded as plain tensors. The configuration is data: it is checked, and of the classes
+that it names only PyTorch's layers and this project's cells are instantiated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from .config.schema import check_value
+from .config.text import one_line
+from .data.batches import EncodedReviews, chunks
+from .data.labels import LABELS
+from .data.text import Tokenizer
+from .model.network import Network, logit_difference
+from .runs.checkpoint import CorruptCheckpointError, read_state_dict
+
+
+WINDOW = 16  # batches that are sorted by length together
+BATCH = 256  # reviews: faster than the 64 of training, for the same answers
+TRUSTED_TARGETS = {
+    "layer": {f"torch.nn.{name}" for name in ("RNN", "LSTM", "GRU")},
+    "cell": {f"imdb_lightning.model.cells.{name}Cell" for name in ("RNN", "LSTM", "GRU")},
+}
+CELL_OPTIONS = {"imdb_lightning.model.cells.GRUCell": {"reset"}}
+DATA_KEYS = ("vocab_size", "max_length", "truncation")  # of the group data, that a model needs
+# Of the group model: the constructor's arguments.
+NETWORK_KEYS = tuple(name for name in inspect.signature(Network).parameters if name != "make_layer")
+
+
+class LoadError(Exception):
+    """What cannot be loaded, and why, in one line."""
+
+
+class Prediction(NamedTuple):
+    """Of one review."""
+
+    label: str  # "negative" or "positive"
+    probability: float  # of that label, 0.5..1
+    logit: float  # positive - negative, before the temperature
+
+
+class Predictor:
+    """A network with its tokenizer, its configuration, and the temperature of its probabilities."""
+
+    def __init__(
+        self,
+        path: Path,
+        network: Network,
+        tokenizer_file: Path,
+        config: dict[str, Any],
+        metrics: dict[str, Any],
+    ) -> None:
+        self.path = path
+        self.tokenizer_file = tokenizer_file
+        self.network = network.eval()
+        self.tokenizer = _load_tokenizer(tokenizer_file, config)
+        self.config = config
+        self.metrics = metrics
+        self.temperature = float(metrics.get("temperature") or 1.0)
+
+    def predict(self, texts: Sequence[str], batch_size: int = BATCH) -> list[Prediction]:
+        """One prediction for each review, in their order."""
+        return list(self.stream(texts, batch_size))
+
+    def stream(
+        self, texts: Iterable[str], batch_size: int = BATCH, window: int = WINDOW * BATCH
+    ) -> Iterator[Prediction]:
+        """The same, `window` reviews at a time: memory does not grow with their number."""
+        texts = iter(texts)
+        while some := list(islice(texts, window)):
+            yield from map(self.prediction, self.logits(some, batch_size).tolist())
+
+    def prediction(self, logit: float) -> Prediction:
+        confidence = 1 / (1 + math.exp(-min(abs(logit) / self.temperature, 700)))
+        return Prediction(LABELS[int(logit > 0)], confidence, logit)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The group data of the run's configuration."""
+        return self.config["data"]
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[str], batch_size: int = BATCH) -> np.ndarray:
+        """Logit differences (N,), positive - negative."""
+        reviews = self.encode(texts)
+        logit_N = np.empty(len(texts), np.float32)
+        for rows in chunks(np.argsort(reviews.lengths, kind="stable"), batch_size):
+            tokens_BT, lengths_B, *_ = reviews.__getitems__(rows.tolist())
+            logit_N[rows] = logit_difference(self.network(tokens_BT, lengths_B)).float().numpy()
+        return logit_N
+
+    def encode(self, texts: Sequence[str]) -> EncodedReviews:
+        # Half a character, as from a command line that is not UTF-8, has no encoding.
+        whole = [text.encode("utf-8", "replace").decode() for text in texts]
+        tokens, offsets = self.tokenizer.encode(whole)
+        no_labels = np.zeros(len(texts), np.int64)
+        return EncodedReviews(tokens, offsets, no_labels, np.arange(len(texts)))
+
+
+def load(path: str | Path, trust: bool = False) -> Predictor:
+    """The model of a run directory, of one of its checkpoints, or of an exported folder.
+
+    For a run directory it is the checkpoint that the run tested. `trust` allows a third-party cell
+    to be instantiated, which runs its code. Raises LoadError.
+    """
+    if "://" in str(path):
+        raise LoadError(f"{path}: a URL; give a directory of this machine")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise LoadError(f"{path}: no such run, checkpoint or exported folder")
+    if path.is_file():
+        run, checkpoint = path.parent.parent, path
+    elif (path / "config.json").is_file():
+        return _load_exported(path, trust)
+    else:
+        run, checkpoint = path, None
+    config = _load_config(run / ".hydra" / "config.yaml", trust)
+    metrics = _load_metrics(run / "metrics.json")
+    if checkpoint is None:
+        which = metrics.get("test_checkpoint", "last")
+        checkpoint = run / "checkpoints" / ("best.ckpt" if which == "best" else "last.ckpt")
+    if not checkpoint.is_file():
+        raise LoadError(f"{checkpoint}: no such checkpoint; did the run finish an epoch?")
+    try:
+        weights = read_state_dict(checkpoint)
+    except CorruptCheckpointError as error:
+        raise LoadError(str(error)) from None
+    network = build(config, weights, checkpoint)
+    return Predictor(path, network, run / "tokenizer.json", config, metrics)
+
+
+def _load_exported(folder: Path, trust: bool) -> Predictor:
+    config = _load_config(folder / "config.json", trust)
+    metrics = config.pop("metrics", {})
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise LoadError(f"{folder}: no model.safetensors; ONNX and pt2 are for other programs")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise LoadError(f"{file}: {one_line(error)}") from None
+    network = build(config, weights, file)
+    return Predictor(folder, network, folder / "tokenizer.json", config, metrics)
+
+
+def build(config: Mapping[str, Any], weights: Mapping[str, Any], source: Path) -> Network:
+    """The network with these weights; initial weights are never allocated. Raises LoadError."""
+    try:
+        with torch.device("meta"):
+            network = Network.from_config(config["model"])
+        network.load_state_dict(dict(weights), assign=True)
+    except (RuntimeError, ImportError, AttributeError, ValueError, TypeError) as error:
+        what = f"the weights do not fit the configuration: {one_line(error)}"
+        raise LoadError(f"{source}: {what}") from None
+    return network
+
+
+def _load_metrics(file: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(file.read_text("utf-8"))
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise LoadError(f"{file}: corrupt: {one_line(error)}") from None
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def _load_tokenizer(file: Path, config: Mapping[str, Any]) -> Tokenizer:
+    data = config["data"]
+    try:
+        return Tokenizer.load(file, data["max_length"], data["truncation"])
+    except OSError:
+        raise LoadError(f"{file}: no such file; did the run start training?") from None
+    except ValueError as error:
+        raise LoadError(f"{file}: {one_line(error)}") from None
+
+
+# The configuration is data
+
+
+def _load_config(file: Path, trust: bool) -> dict[str, Any]:
+    """The groups "model" and "data", as far as a model needs them, and "metrics" of an export."""
+    try:
+        text = file.read_text("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise LoadError(f"{file}: contains aliases, which no run writes")
+        raw = yaml.safe_load(text)
+    except OSError:
+        raise LoadError(f"{file.parent}: neither a run directory nor an exported folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise LoadError(f"{file}: corrupt: {one_line(error)}") from None
+    try:
+        return validated(raw, trust)
+    except ValueError as error:
+        raise LoadError(f"{file}: {error}") from None
+
+
+def validated(raw: Any, trust: bool) -> dict[str, Any]:
+    """A configuration in which every class is trusted and every value allowed.
+
+    Raises ValueError.
+    """
+    if not (isinstance(raw, dict) and isinstance(raw.get("model"), dict)):
+        raise ValueError("not a run's configuration")
+    if "pretrain" in raw:
+        raise ValueError("a pretraining, which predicts nothing")
+    data = raw.get("data")
+    if not isinstance(data, dict):
+        raise ValueError("no group data")
+    model = dict(raw["model"])
+    kind = "cell" if "cell" in model else "layer"
+    part = model.get(kind)
+    if not isinstance(part, dict) or not isinstance(part.get("_target_"), str):
+        raise ValueError(f"model.{kind} has no _target_")
+    target = part["_target_"]
+    is_foreign = target not in TRUSTED_TARGETS[kind]
+    if is_foreign and not (trust and kind == "cell"):
+        hint = "; --trust runs it" if kind == "cell" else ""
+        raise ValueError(f"model.{kind}._target_={target} is third-party code{hint}")
+    if "layer" in model and "cell" in model:
+        raise ValueError("model has a layer and a cell")
+    for path in _targets(raw):
+        if path != f"model.{kind}._target_":
+            raise ValueError(f"{path}: no class is expected there")
+    for name in ("vocab_size", "max_length"):
+        if model.get(name) == f"${{data.{name}}}":
+            model[name] = data.get(name)
+    allowed = CELL_OPTIONS.get(target, set()) if kind == "cell" else set()
+    unknown = set(part) - {"_target_"} - allowed
+    if unknown and not is_foreign:
+        raise ValueError(f"model.{kind} has {', '.join(sorted(map(str, unknown)))}")
+    _check_values(model, kind, data)
+    kept = {"model": model, "data": without_interpolations(data)}
+    return {**kept, "metrics": raw["metrics"]} if isinstance(raw.get("metrics"), dict) else kept
+
+
+def without_interpolations(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Null instead of what would be looked up elsewhere, such as in the environment."""
+    return {
+        key: None if isinstance(value, str) and "${" in value else value
+        for key, value in data.items()
+    }
+
+
+def _targets(node: Any, path: str = "") -> Iterator[str]:
+    """The places of classes to instantiate."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key == "_target_":
+                yield here
+            yield from _targets(value, here)
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _targets(value, f"{path}[{number}]")
+
+
+def _check_values(model: Mapping[str, Any], kind: str, data: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first unknown key or value that is not allowed."""
+    of_cells = ("implementation",) if kind == "cell" else ()
+    for key in model:
+        if key not in ("name", "loss", kind, *NETWORK_KEYS, *of_cells):
+            raise ValueError(f"model.{key}: no such key")
+    values = {f"model.{name}": model.get(name) for name in (*NETWORK_KEYS, *of_cells)}
+    values |= {f"data.{name}": data.get(name) for name in DATA_KEYS}
+    for key, value in values.items():
+        wrong = check_value(key, value)
+        if wrong:
+            raise ValueError(wrong)

@@ -1,0 +1,1 @@
+"""TensorBoard, and the figures of a run."""

@@ -1,0 +1,156 @@
+"""The plan of a command line: which run or grid it means, and the arguments for Hydra.
+
+Making a plan reads the configuration, the reviews' whereabouts and earlier runs; it creates and
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra._internal.utils import get_args_parser
+
+from . import preflight
+from .config.overrides import CommandLine, check_command_line
+from .config.paths import absolute_path
+from .config.text import quote
+from .runs import resume
+
+
+SYNTHETIC = "data.name=synthetic"
+
+
+class CommandLineError(Exception):
+    """What is wrong with a command line: one line for each mistake."""
+
+
+class NothingToDoError(Exception):
+    """What the command line asks for is done already."""
+
+
+class Plan(NamedTuple):
+    """What to do."""
+
+    arguments: list[str]  # of Hydra's command line
+    directory: Path | None = None  # of the run; None for a grid, or if nothing is run
+    grid: CommandLine | None = None  # the jobs of a grid
+    wants_help: bool = False
+    warnings: tuple[str, ...] = ()  # for standard error
+    notes: tuple[str, ...] = ()  # for standard output
+
+
+def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
+    """`argv` is without the program's name; `pretraining` refuses the runs of classifiers.
+
+    Raises CommandLineError or NothingToDoError.
+    """
+    arguments = [resume.quote_path_override(text) for text in argv]
+    options = get_args_parser().parse_args(arguments)
+    if options.help:
+        return Plan(arguments, wants_help=True)
+    if options.hydra_help or options.shell_completion:
+        return Plan(arguments)
+    if options.config_name or options.config_path or options.experimental_rerun:
+        raise CommandLineError(
+            "the configuration is conf/config.yaml; put yours into --config-dir as experiments"
+        )
+    if options.cfg and options.multirun:
+        raise CommandLineError("--cfg shows one configuration: name one job, without -m")
+    line = check_command_line(options.overrides, bool(options.multirun), options.config_dir)
+    if line.mistakes:
+        raise CommandLineError(*line.mistakes)
+    _refuse(line, options, pretraining)
+    flags = [text for text in arguments if text not in options.overrides]
+    if options.cfg or options.info:
+        return Plan([*flags, *line.overrides])
+    wanted = line.jobs[0].resume
+    if wanted not in (None, "auto"):
+        path = Path(absolute_path(wanted))
+        return _plan_resume(path, flags, options.overrides, options.config_dir)
+
+    overrides, warnings = line.overrides, check_jobs(line)
+    if warnings:  # the fallback is part of the configuration, so that every file of the run says so
+        given = [*options.overrides, SYNTHETIC]
+        line = check_command_line(given, bool(options.multirun), options.config_dir)
+        overrides = [*overrides, SYNTHETIC]
+    notes: tuple[str, ...] = ()
+    if wanted == "auto":
+        found = _find_run(line, options.overrides)
+        if found is not None:
+            return _plan_resume(found, flags, overrides, options.config_dir)
+        notes = ("no unfinished run of this configuration: starting a new one",)
+        overrides = [*overrides, "resume=null"]
+    overrides = [*overrides, *line.naming]
+    if line.multirun:
+        return Plan([*flags, *overrides], grid=line, warnings=warnings)
+    run_dir = f"hydra.run.dir={quote(line.directory)}"  # not a microsecond later
+    directory = Path(line.directory)
+    return Plan([*flags, *overrides, run_dir], directory, warnings=warnings, notes=notes)
+
+
+def _refuse(line: CommandLine, options: argparse.Namespace, pretraining: bool) -> None:
+    """Raises CommandLineError for combinations that make no sense."""
+    resumed = [cfg.resume for cfg in line.jobs if cfg.resume is not None]
+    if resumed and line.multirun:
+        raise CommandLineError(
+            "resume: a grid resumes by itself: rerun its command, without resume"
+        )
+    keys = {resume.override_key(text) for text in options.overrides}
+    if resumed and resumed != ["auto"] and "hydra.run.dir" in keys:
+        raise CommandLineError("resume: a run stays in its directory; omit hydra.run.dir")
+    if pretraining and not resumed and any("pretrain" not in cfg for cfg in line.jobs):
+        raise CommandLineError("no pretraining is configured: choose pretrain=vectors")
+    if options.cfg and line.swept:
+        raise CommandLineError(f"{line.swept[0]}: --cfg shows one configuration: give one value")
+
+
+def check_jobs(line: CommandLine, may_fall_back: bool = True) -> tuple[str, ...]:
+    """Warnings if there are no reviews and the synthetic corpus replaces them; else none.
+
+    Raises CommandLineError if this machine lacks what the jobs need.
+    """
+    jobs = line.jobs
+    lines = preflight.check_devices(jobs)
+    no_reviews = preflight.check_reviews(jobs)
+    if no_reviews and (not may_fall_back or preflight.needs_real_reviews(jobs)):
+        lines.append(no_reviews)
+    if not no_reviews:
+        lines += [*preflight.check_pretrained(jobs), *preflight.check_teachers(jobs)]
+    lines += preflight.check_cells(jobs)
+    if not lines:
+        lines = preflight.check_precision(jobs)
+    if lines:
+        raise CommandLineError(*lines)
+    return (no_reviews, "training on the synthetic corpus instead") if no_reviews else ()
+
+
+def _find_run(line: CommandLine, given: Sequence[str]) -> Path | None:
+    """The run that `resume=auto` means: in the directory that is named, or the most recent."""
+    directory = Path(line.directory)
+    if any(resume.override_key(text) == "hydra.run.dir" for text in given):
+        return directory if (directory / "metrics.json").exists() else None
+    return next(iter(resume.find_resumable(directory.parent, line.jobs[0])), None)
+
+
+def _plan_resume(
+    path: Path, flags: Sequence[str], given: Sequence[str], config_dir: str | None
+) -> Plan:
+    """Resume the run in `path` with the overrides that are `given`."""
+    given = [text for text in given if resume.override_key(text) not in ("resume", "hydra.run.dir")]
+    try:
+        overrides = resume.resume_overrides(path, given)
+        line = check_command_line(overrides, False, config_dir)
+        if line.mistakes:
+            raise CommandLineError(*line.mistakes, *resume.hint_config_dir(path, config_dir))
+        resume.check_resumable(path, line.jobs[0])
+    except resume.ResumeError as error:
+        raise CommandLineError(*error.args) from None
+    if resume.is_complete(path, line.jobs[0]):
+        more = "" if "pretrain" in line.jobs[0] else "; trainer.max_epochs=MORE continues it"
+        raise NothingToDoError(f"{path} is done{more}")
+    check_jobs(line, may_fall_back=False)
+    here = [f"hydra.run.dir={quote(str(path))}", "hydra.output_subdir=null"]
+    return Plan([*flags, *overrides, *here], path)

@@ -1,0 +1,124 @@
+"""Preflight checks: whether this machine has what the jobs need. Nothing is created."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from omegaconf import DictConfig
+
+from .config.text import one_line
+
+
+def check_devices(jobs: Sequence[DictConfig]) -> list[str]:
+    """A line for each accelerator that is not available."""
+    wanted = {cfg.trainer.accelerator for cfg in jobs}
+    if not wanted - {"auto", "cpu"}:
+        return []
+    import torch  # late: takes seconds, and only this check needs it
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    available = {"auto": True, "cpu": True, "gpu": cuda or mps, "cuda": cuda, "mps": mps}
+    return [
+        f"trainer.accelerator={name}: this machine has no such device; use trainer=cpu or auto"
+        for name in sorted(wanted)
+        if not available[name]
+    ]
+
+
+def check_precision(jobs: Sequence[DictConfig]) -> list[str]:
+    """A line for each precision that this processor does not support in nn.LSTM."""
+    half = {"16": "float16", "bf": "bfloat16"}
+    wanted = {
+        str(cfg.trainer.precision): half[str(cfg.trainer.precision)[:2]]
+        for cfg in jobs
+        if str(cfg.trainer.precision)[:2] in half
+        and cfg.model.get("layer", {}).get("_target_") == "torch.nn.LSTM"
+    }
+    if not wanted:
+        return []
+    import torch  # late, as above
+
+    if torch.cuda.is_available() and any(cfg.trainer.accelerator != "cpu" for cfg in jobs):
+        return []
+    lines = []
+    for precision, name in wanted.items():
+        try:
+            with torch.autocast("cpu", dtype=getattr(torch, name)):
+                torch.nn.LSTM(2, 2)(torch.zeros(3, 1, 2))
+        except RuntimeError:
+            lines.append(
+                f"trainer.precision={precision}: PyTorch's LSTM does not support {name} on this "
+                "processor; use model=gru, model=custom_lstm or trainer.precision=32-true"
+            )
+    return lines
+
+
+def check_cells(jobs: Sequence[DictConfig]) -> list[str]:
+    """A line for each third-party cell that cannot be instantiated."""
+    wrong: dict[str, str] = {}
+    for model in (cfg.model for cfg in jobs if "cell" in cfg.model):
+        target = str(model.cell._target_)
+        if target.startswith("imdb_lightning.") or target in wrong:
+            continue
+        from .model.network import cell_factory  # late: it imports torch
+
+        try:
+            cell_factory(model.cell)(2, 2)
+        except Exception as error:  # noqa: BLE001  third-party code may raise anything
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            wrong[target] = f"model.cell._target_={target}: {reason}"
+    return list(wrong.values())
+
+
+def check_pretrained(jobs: Sequence[DictConfig]) -> list[str]:
+    """A line for each reason why a job cannot start from the pretraining that it names."""
+    from .transfer.pretrained import Pretrained
+
+    lines = [
+        line
+        for cfg in jobs
+        if cfg.pretrained is not None
+        for line in Pretrained(cfg.pretrained).check(cfg)
+    ]
+    if any("pretrain" in cfg for cfg in jobs) and find_spec("gensim") is None:
+        lines.append("pretrain=vectors needs pip install 'imdb-lightning[pretrain]'")
+    return list(dict.fromkeys(lines))
+
+
+def check_teachers(jobs: Sequence[DictConfig]) -> list[str]:
+    """A line for each reason why a job cannot learn from the teachers that it names."""
+    with_teacher = [cfg for cfg in jobs if cfg.teacher is not None]
+    if not with_teacher:
+        return []
+    from .transfer.teacher import Teachers  # late: it imports torch
+
+    lines = [line for cfg in with_teacher for line in Teachers(cfg.teacher).check(cfg)]
+    return list(dict.fromkeys(lines))
+
+
+def check_reviews(jobs: Sequence[DictConfig]) -> str | None:
+    """Why a job has no reviews; None if all of them have."""
+    places = {(cfg.data.path, cfg.data.use_unlabelled) for cfg in jobs if cfg.data.name == "imdb"}
+    if not places:
+        return None
+    from .data import sources
+
+    try:
+        for path, unlabelled in places:
+            sources.locate(path, unlabelled)
+    except sources.DataNotFoundError as error:
+        return str(error)
+    return None
+
+
+def needs_real_reviews(jobs: Sequence[DictConfig]) -> bool:
+    """True if the synthetic corpus may not replace the reviews of one of the jobs."""
+    return any(
+        cfg.data.fallback is None
+        or cfg.data.path is not None
+        or cfg.pretrained is not None  # upstream runs were trained on reviews
+        or cfg.teacher is not None
+        for cfg in jobs
+        if cfg.data.name == "imdb"
+    )

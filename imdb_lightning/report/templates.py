@@ -1,0 +1,44 @@
+"""The templates of the pages: one Jinja environment, one set of filters."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "acc": lambda x: "" if x is None else f"{x:.4f}",
+    "percent": lambda x: "" if x is None else f"{100 * x:.2f}",
+    "points": lambda x: "" if x is None else f"{100 * x:+.2f}",
+    "p": lambda x: "" if x is None else ("< 0.0001" if x < 1e-4 else f"{x:.4f}"),
+    "loss": lambda x: f"{x:,.4f}" if abs(x) < 100 else f"{x:,.0f}",
+    "number": lambda x: "" if x is None else f"{x:,.0f}",
+    "mib": lambda x: "" if x is None else f"{x / 2**20:,.0f}",
+    "cell": lambda x: html.escape(str(x), quote=False).replace("|", "\\|"),
+}
+
+
+def render(package: str, name: str, variables: Mapping[str, Any]) -> str:
+    """A template of `imdb_lightning.PACKAGE`; HTML is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(f"imdb_lightning.{package}"),
+        autoescape=".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=".md" in name,
+    )
+    environment.filters.update(FILTERS)
+    return environment.get_template(name).render(variables)
+
+
+def foreign(file: Path, *marks: str) -> bool:
+    """True if the file exists and none of our marks says that a command wrote it."""
+    if not file.exists():
+        return False
+    text = file.read_text("utf-8", "replace")
+    return not any(text.startswith(m) or (m.startswith("<meta") and m in text) for m in marks)

@@ -1,0 +1,1 @@
+"""Run directories: files, checkpoints, resuming, sweeps, and the launcher of a grid."""

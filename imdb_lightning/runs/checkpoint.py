@@ -1,0 +1,136 @@
+"""Checkpoint files: plain containers and tensors, from which a run resumes bit for bit.
+
+This is the one reader of checkpoints, for training, prediction and export.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from torch import Tensor
+
+from . import storage
+from .run import Run
+
+
+KEYS = (
+    *("state_dict", "optimizer_states", "progress", "random_state", "epoch_outputs"),
+    *("run_log", "device", "threads"),
+)
+NOT_BITWISE = "results may differ in the last bits"
+
+log = logging.getLogger(__name__)
+
+
+class CorruptCheckpointError(Exception):
+    """A checkpoint that cannot be read, and why, in one line."""
+
+
+class TrainingProgress(NamedTuple):
+    """How far a training is: the epoch that comes next, and what is done of it."""
+
+    epoch: int  # from 0
+    batch: int  # batches of this epoch that are done
+    step: int  # of the optimizer, in all
+    stopped: bool  # early stopping has ended the training
+
+
+class ChecksummedCheckpointIO(CheckpointIO):
+    """Lightning's checkpoint plugin: atomic files with a checksum."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink()
+
+
+def save(checkpoint: Mapping[str, Any], file: Path) -> None:
+    """Write atomically, with a checksum. Raises OSError."""
+    file.parent.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    storage.atomic_write(file, storage.add_checksum(buffer.getvalue()))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A checkpoint to resume from. Raises CorruptCheckpointError."""
+    checkpoint = _load(file)
+    missing = [key for key in KEYS if key not in checkpoint]
+    if missing:
+        raise CorruptCheckpointError(f"{file}: of another version, without {', '.join(missing)}")
+    return checkpoint
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint. Raises CorruptCheckpointError."""
+    state_dict = _load(file).get("state_dict")
+    if not isinstance(state_dict, dict):
+        raise CorruptCheckpointError(f"{file}: not a run's checkpoint: it has no state_dict")
+    if not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
+        raise CorruptCheckpointError(f"{file}: its state_dict contains more than tensors")
+    return state_dict
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """Without running anything in it."""
+    try:
+        archive = file.read_bytes()
+        if storage.has_checksum(archive) and not storage.verify_checksum(archive):
+            raise CorruptCheckpointError(f"{file}: corrupt: its checksum does not match")
+        checkpoint = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CorruptCheckpointError(f"{file}: {error.strerror}") from None
+    except (RuntimeError, ValueError, TypeError, pickle.UnpicklingError, EOFError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CorruptCheckpointError(
+            f"{file}: corrupt, or it contains more than tensors, which is never loaded ({reason})"
+        ) from None
+    if not isinstance(checkpoint, dict):
+        raise CorruptCheckpointError(f"{file}: not a run's checkpoint")
+    return checkpoint
+
+
+def latest(run: Run, needs_best: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The most advanced intact checkpoint of `run`, or None. Warns about corrupt ones.
+
+    Raises CorruptCheckpointError if all of them are corrupt, or the best one is and the run needs
+    it.
+    """
+    intact, corrupt = [], []
+    for file in (run.last, run.best):
+        if file.exists():
+            try:
+                intact.append((file, read(file)))
+            except CorruptCheckpointError as error:
+                corrupt.append(str(error))
+    if corrupt and not intact:
+        raise CorruptCheckpointError(
+            f"{'; '.join(corrupt)}; there is no other: remove {run.last.parent} to start again"
+        )
+    for line in corrupt:
+        log.warning("%s", line)
+
+    def progress(pair: tuple[Path, dict[str, Any]]) -> tuple[int, int]:
+        return TrainingProgress(**pair[1]["progress"])[:2]
+
+    furthest = max(intact, key=progress, default=None)
+    if corrupt and furthest is not None:
+        if furthest[0] == run.last and needs_best:
+            raise CorruptCheckpointError(
+                f"{run.best}: the run would end with it; remove {run.last.parent} to start again"
+            )
+        log.warning("resuming from %s", furthest[0])
+    return furthest

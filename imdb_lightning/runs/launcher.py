@@ -1,0 +1,206 @@
+"""Hydra's launcher `local_pool`: a process for each run of a grid, several at a time.
+
+A run that raises, is killed or hangs affects no other. Its metrics.json records why it ended.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from ..config.text import one_line, quote
+from ..runtime import signals
+from . import sweep
+from .run import Run
+
+
+LINE = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}, {remaining} left{postfix}"
+POLL = 0.3  # seconds
+GRACE = 8  # seconds from SIGTERM, on which a run saves a checkpoint, to SIGKILL
+OWN = ("hydra.mode", "hydra.run.", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweep")
+
+
+class Job:
+    """One run of the grid and, once it is started, its process."""
+
+    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        self.config = config
+        self.overrides = overrides
+        self.path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        self.name = self.path.name
+        self.result = JobReturn(overrides=overrides, cfg=config, status=JobStatus.COMPLETED)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = time.monotonic()
+        self.console = self.path / "console.log"
+        self.deadline: float | None = None  # for SIGKILL
+        self.reason = ""  # why it was killed
+
+    @property
+    def uses_gpu(self) -> bool:
+        return self.config.trainer.accelerator != "cpu"
+
+    def start(self, arguments: Sequence[str], variables: dict[str, str]) -> None:
+        self.started = time.monotonic()
+        self.path.mkdir(parents=True, exist_ok=True)
+        key = "resume" if sweep.is_resumable(self.path, self.config) else "hydra.run.dir"
+        command = [sys.executable, "-m", "imdb_lightning", *arguments, *self.overrides]
+        with self.console.open("wb") as console:
+            self.process = subprocess.Popen(
+                [*command, f"{key}={quote(str(self.path))}", "hydra.mode=RUN"],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env=os.environ | variables,
+                start_new_session=True,  # Ctrl-C reaches the parent, which terminates its runs
+                preexec_fn=signals.terminate_with_parent if sys.platform == "linux" else None,
+            )
+
+    def kill(self, reason: str) -> None:
+        """SIGTERM now; after the grace period SIGKILL, to it and all that it started."""
+        assert self.process is not None
+        if self.deadline is None:
+            self.reason = reason
+            self.deadline = time.monotonic() + GRACE
+            self.process.terminate()
+        elif time.monotonic() > self.deadline:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs. 1 if it could not be started."""
+        return 1 if self.process is None else self.process.poll()
+
+    def finish(self, code: int) -> str:
+        """A line about the run, which has ended; a failure is recorded in its directory."""
+        run, seconds = Run(self.path), time.monotonic() - self.started
+        if sweep.is_done(self.path, self.config):
+            self.console.unlink()  # train.log has it all
+            self.result.return_value = accuracy = run.val_accuracy
+            result = "done" if math.isnan(accuracy) else f"val accuracy {accuracy:.4f}"
+            return f"{result}, {seconds:.0f} s"
+        self.result.return_value = float("nan")
+        if self.reason:
+            run.mark_failed(self.reason, killed=True)
+        elif code < 0:
+            name = signal.Signals(-code).name
+            run.mark_failed(f"killed by {name} after {seconds:.0f} s", killed=True)
+        else:
+            text = self.console.read_text("utf-8", "replace").strip()
+            last = (text.splitlines() or ["no message"])[-1]
+            run.mark_failed(f"exit code {code}: {last}", killed=code in (130, 143))
+        return f"failed: {sweep.failure_reason(run)}"
+
+    def progress(self) -> str:
+        done = Run(self.path).completed_epochs
+        return f"{self.name} {done}/{self.config.trainer.max_epochs}"
+
+
+class LocalPool(Launcher):
+    """`n_jobs` runs at a time, `timeout` seconds each.
+
+    Without `n_jobs` one for each GPU, or for each core; the runs share the cores.
+    """
+
+    def __init__(self, n_jobs: int | None, timeout: float | None) -> None:
+        self.n_jobs = n_jobs
+        self.timeout = timeout
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.load = hydra_context.config_loader.load_sweep_config
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from ..runtime.process import cores  # late: it imports torch, which takes seconds
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        jobs = [Job(self.load(self.config, list(texts)), texts) for texts in job_overrides]
+        waiting: deque[Job] = deque()
+        for job in jobs:
+            if sweep.is_done(job.path, job.config):
+                job.result.return_value = Run(job.path).val_accuracy
+            else:
+                waiting.append(job)
+        gpus = visible_gpus() if any(job.uses_gpu for job in waiting) else []
+        slots = min(self.n_jobs or len(gpus) or cores(), len(waiting))
+        threads = max(1, cores() // max(1, slots))
+        running: dict[int, Job] = {}
+        done = len(jobs) - len(waiting)
+        bar = tqdm(total=len(jobs), initial=done, bar_format=LINE, dynamic_ncols=True, disable=None)
+        try:
+            with bar:
+                while waiting or running:
+                    for slot in set(range(slots)) - set(running):
+                        if waiting:
+                            job = running[slot] = waiting.popleft()
+                            try:
+                                variables = job_environment(threads, gpus, slot, job.uses_gpu)
+                                job.start(self.arguments(), variables)
+                            except OSError as error:  # such as a full disk: the others continue
+                                job.reason = f"could not be started: {error}"
+                    for slot, job in list(running.items()):
+                        code = job.poll()
+                        if code is not None:
+                            del running[slot]
+                            bar.update()
+                            ended = len(jobs) - len(waiting) - len(running)
+                            try:
+                                how = job.finish(code)
+                            except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
+                                how = f"failed: {one_line(error)}"
+                            bar.write(f"[{ended}/{len(jobs)}] {job.name}: {how}")
+                        elif self.timeout and time.monotonic() - job.started > self.timeout:
+                            job.kill(f"killed after {self.timeout:g} s (hydra.launcher.timeout)")
+                    if not bar.disable:
+                        bar.set_postfix_str(", ".join(job.progress() for job in running.values()))
+                    time.sleep(POLL)
+        finally:  # Ctrl-C and SIGTERM
+            while running:
+                for slot, job in list(running.items()):
+                    if job.poll() is None:
+                        job.kill("")
+                    else:
+                        del running[slot]
+                time.sleep(0.1)
+        return [job.result for job in jobs]
+
+    def arguments(self) -> list[str]:
+        """The arguments of a run's command line that are not its overrides."""
+        sources = self.config.hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
+        overrides = [text for text in self.config.hydra.overrides.hydra if not text.startswith(OWN)]
+        return [*(f"--config-dir={folder}" for folder in folders), *overrides]
+
+
+def job_environment(threads: int, gpus: Sequence[str], slot: int, uses_gpu: bool) -> dict[str, str]:
+    """The environment variables that give a run its share of the cores, and one GPU or none."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    variables = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
+    if gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)] if uses_gpu else ""
+    return variables
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # seconds: only where a run may use one
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]

@@ -1,0 +1,210 @@
+"""A sweep directory: the runs of a grid, some of which an earlier attempt may have finished.
+
+sweep.json        the runs of the grid by name: the hash of their configuration, and their seed
+<overrides>/      a run directory for each
+.earlier/         runs that were not finished and have been started again from the beginning
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ..config.identity import config_hash
+from ..config.text import shorten
+from . import storage
+from .run import Run, RunExistsError, RunLockedError, is_locked, lock_directory
+
+
+PATIENCE = 15  # seconds that a run whose parent was killed may take to end
+
+
+class Sweep:
+    """One grid's directory, locked by this process until it ends."""
+
+    def __init__(self, path: Path, jobs: Mapping[str, DictConfig], lock: int | None) -> None:
+        self.path = path
+        self.jobs = jobs
+        self.lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, named: bool, jobs: Mapping[str, DictConfig]) -> Sweep:
+        """Start or continue the sweep of these jobs.
+
+        A `named` sweep is in `folder`. Otherwise it continues the newest sweep beside `folder` that
+        has exactly these runs and that no process has locked, or starts a new one. Unfinished runs
+        that cannot be resumed are moved to .earlier/. Raises RunLockedError if another process is
+        working in the directory, and RunExistsError if a finished run has the name of another one.
+        """
+        if named:
+            folder.mkdir(parents=True, exist_ok=True)
+            sweep = cls(folder, jobs, lock_directory(folder))
+        else:
+            sweep = cls._latest(folder.parent, jobs) or cls._new(folder.parent, jobs)
+        unfinished = [name for name, cfg in jobs.items() if sweep._is_unfinished(name, cfg)]
+        known = read_plan(sweep.path) | plan(jobs)
+        storage.atomic_write(
+            sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode()
+        )
+        for name in unfinished:
+            sweep._wait(name)
+            if not is_resumable(sweep.path / name, jobs[name]):
+                sweep._move_to_earlier(name)
+        return sweep
+
+    def _is_unfinished(self, name: str, cfg: DictConfig) -> bool:
+        """True if the run was started and not finished."""
+        path = self.path / name
+        if not path.exists() or is_done(path, cfg):
+            return False
+        if not any((path / part).exists() for part in ("metrics.json", ".hydra", "console.log")):
+            if path.is_dir() and not any(path.iterdir()):
+                return False
+            raise RunExistsError(f"{path}: exists and is not a run; name a new hydra.sweep.dir")
+        if Run(path).status == "done":
+            raise RunExistsError(
+                f"{path}: contains a run of another configuration or other reviews; name a new "
+                "directory with hydra.sweep.dir"
+            )
+        return True
+
+    @classmethod
+    def _latest(cls, folder: Path, jobs: Mapping[str, DictConfig]) -> Sweep | None:
+        wanted = plan(jobs)
+        for file in sorted(folder.glob("*/sweep.json"), reverse=True):
+            if read_plan(file.parent) == wanted:
+                try:
+                    return cls(file.parent, jobs, lock_directory(file.parent))
+                except RunLockedError:
+                    continue
+        return None
+
+    @classmethod
+    def _new(cls, folder: Path, jobs: Mapping[str, DictConfig]) -> Sweep:
+        while True:
+            path = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+            try:
+                path.mkdir(parents=True)
+                return cls(path, jobs, lock_directory(path))
+            except (FileExistsError, RunLockedError):  # another started in the same microsecond
+                continue
+
+    def _move_to_earlier(self, name: str) -> None:
+        """Keep the files of an unfinished run, out of the way of its next attempt."""
+        earlier = self.path / ".earlier"
+        earlier.mkdir(exist_ok=True)
+        number = 1
+        while (earlier / f"{name}-{number}").exists():
+            number += 1
+        (self.path / name).rename(earlier / f"{name}-{number}")
+
+    def _wait(self, name: str) -> None:
+        """Until the process of a run whose parent was killed has ended. Raises RunLockedError."""
+        give_up = time.monotonic() + PATIENCE
+        while is_locked(self.path / name):
+            if time.monotonic() > give_up:
+                raise RunLockedError(f"{self.path / name}: another process is working in it")
+            time.sleep(0.2)
+
+    def done(self) -> int:
+        """How many runs are done."""
+        return sum(is_done(self.path / name, cfg) for name, cfg in self.jobs.items())
+
+    def failures(self) -> dict[str, str]:
+        """Runs that were started and are not done, by name, and why."""
+        return {
+            name: failure_reason(Run(self.path / name))
+            for name, cfg in self.jobs.items()
+            if (self.path / name).exists() and not is_done(self.path / name, cfg)
+        }
+
+    def summary(self) -> Iterator[str]:
+        """Lines for the end: how many runs are done, and a table of those that failed."""
+        failures, done = self.failures(), self.done()
+        yield f"{done} of {len(self.jobs)} runs done in {self.path}"
+        width = max(map(len, failures), default=0)
+        for name, why in failures.items():
+            yield f"  {name:{width}}  {why}"
+        left = len(self.jobs) - done - len(failures)
+        if left:
+            yield f"  {left} not started"
+        if failures:
+            yield "see train.log in a run's directory, or console.log if there is one"
+        if done < len(self.jobs):
+            yield "rerun the same command to finish"
+
+
+def plan(jobs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]]:
+    """The content of sweep.json: the runs of a grid, by name."""
+    return {
+        name: {"configuration": config_hash(cfg, seed=False), "seed": cfg.seed}
+        for name, cfg in jobs.items()
+    }
+
+
+def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
+    """The plan of a sweep's directory; empty if it is none."""
+    try:
+        runs = json.loads((folder / "sweep.json").read_text("utf-8"))["runs"]
+        return {
+            name: {"configuration": str(job["configuration"]), "seed": int(job["seed"])}
+            for name, job in runs.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def is_done(path: Path, cfg: DictConfig) -> bool:
+    """True if `path` has a finished run of this configuration on the current reviews."""
+    run = Run(path)
+    try:
+        metrics, own = run.metrics, run.config
+        if metrics.get("status") != "done" or config_hash(own) != config_hash(cfg):
+            return False
+    except (OSError, ValueError, TypeError, OmegaConfBaseException):
+        return False
+    if cfg.data.name != "imdb":
+        return True
+    from ..data import sources  # late: not needed for the synthetic corpus
+
+    return fingerprint(metrics) == sources.path_fingerprint(cfg.data.path)
+
+
+def is_resumable(path: Path, cfg: DictConfig) -> bool:
+    """True if `path` has a run of this configuration that was killed, and a checkpoint of it.
+
+    A run that failed starts again from scratch, since the cause may be fixed by now.
+    """
+    run = Run(path)
+    try:
+        same = config_hash(run.config) == config_hash(cfg)
+    except (OSError, ValueError, TypeError, OmegaConfBaseException):
+        return False
+    exists = run.last.exists() or run.best.exists()
+    return same and exists and (run.status in ("running", "interrupted") or run.was_killed)
+
+
+def fingerprint(metrics: Mapping[str, Any]) -> str | None:
+    """Of a run's reviews; None for the synthetic corpus."""
+    data = metrics.get("data")
+    return data.get("fingerprint") if isinstance(data, dict) else None
+
+
+def failure_reason(run: Run) -> str:
+    """Why a run is not done, in one line."""
+    try:
+        metrics = run.metrics
+    except OSError:
+        return "ended before it started training"
+    except ValueError as error:
+        return f"metrics.json is corrupt: {error}"
+    if metrics.get("status") == "running":
+        return "killed, or still running"
+    return shorten(metrics.get("error") or metrics.get("status") or "no status")

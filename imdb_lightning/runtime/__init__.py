@@ -1,0 +1,1 @@
+"""The process: settings, threads, signals, random state, and what it computed with."""

@@ -1,0 +1,120 @@
+"""Teachers: finished runs whose predictions become soft labels for the unlabelled reviews.
+
+`teacher=DIRECTORY`, or a list of them. Self-training with distillation: the weighted sum of the
+teachers' logits gives probabilities, which replace labels (Hinton, Vinyals and Dean 2015; for
+unlabelled reviews Mukherjee and Awadallah 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import yaml
+from omegaconf import DictConfig, ListConfig
+from omegaconf.errors import OmegaConfBaseException
+from scipy.special import expit
+
+from ..config.identity import SPLIT_KEYS, canonical_config
+from ..config.schema import KEYS
+from ..config.text import one_line
+from ..data import sources
+from ..data.sources import UNLABELLED
+from ..inference import LoadError, load
+from ..metrics.calibration import ensemble_weights
+from ..runs.run import Run
+from .upstream import check_match, check_reviews, provenance
+
+
+# A baseline has no configuration: it is fitted on the default split.
+BASELINE_CONFIG = {key: KEYS[key].default for key in SPLIT_KEYS}
+
+
+class Teachers:
+    """Finished runs and baselines, in their directories."""
+
+    def __init__(self, teacher: str | Sequence[str] | ListConfig) -> None:
+        names = [teacher] if isinstance(teacher, str) else teacher
+        self.paths = [Path(name).expanduser() for name in names]
+
+    def soft_labels(self, texts: Sequence[str]) -> np.ndarray:
+        """P(positive) of each text: float32 (N,).
+
+        The teachers' logits are combined with non-negative weights that are fitted on val. Raises
+        DataError if a teacher is missing or corrupt.
+        """
+        val_KN, logits_KN = [], []
+        for path in self.paths:
+            run = Run(path)
+            try:
+                label_N, logit_N = _predictions(run, "val")
+                val_KN.append(logit_N)
+                if run.metrics.get("baseline"):
+                    logits_KN.append(_predictions(run, UNLABELLED)[1])
+                else:
+                    logits_KN.append(load(path).logits(texts).astype(float))
+            except (OSError, KeyError, ValueError, pyarrow.ArrowException, LoadError) as error:
+                raise sources.DataError(f"teacher={path}: {one_line(error)}") from None
+        w_K = ensemble_weights(np.stack(val_KN), label_N)
+        return expit(w_K @ np.stack(logits_KN)).astype(np.float32)
+
+    def provenance(self) -> list[dict[str, Any]]:
+        return [provenance(run, run.predictions) for run in map(Run, self.paths)]
+
+    def check(self, cfg: DictConfig) -> list[str]:
+        """A line for each reason why a run with this configuration cannot learn from them."""
+        return [line for path in self.paths for line in _check(cfg, path)]
+
+
+def _check(cfg: DictConfig, path: Path) -> list[str]:
+    run = Run(path)
+    here = f"teacher={path}"
+    try:
+        metrics = run.metrics
+        is_baseline = metrics.get("baseline", False)
+        now = canonical_config(cfg)
+        upstream = BASELINE_CONFIG if is_baseline else canonical_config(run.config)
+    except FileNotFoundError:
+        return [f"{here}: no run there; python -m imdb_lightning makes one"]
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        return [f"{here}: corrupt: {one_line(error)}"]
+    if "pretrain" in metrics:
+        return [f"{here}: a pretraining, which predicts nothing"]
+    if metrics.get("status") != "done":
+        status = metrics.get("status")
+        return [f"{here}: {status}; python -m imdb_lightning resume={path} finishes it"]
+    lines = check_match("teacher", path, upstream, now, SPLIT_KEYS)
+    if metrics.get("train_on_val"):
+        lines.append(f"{here}: was trained on val, where the weights of teachers are fitted")
+    if now["data.name"] == "imdb" and not lines:
+        wrong = check_reviews("teacher", path, metrics, cfg.data.path)
+        if not wrong and is_baseline:
+            unlabelled = sources.path_fingerprint(cfg.data.path, (UNLABELLED,))
+            if metrics["data"].get(UNLABELLED) != unlabelled:
+                wrong = (
+                    f"{here}: has no predictions for these unlabelled reviews; move it away, then "
+                    "run python -m imdb_lightning.baselines --unlabelled"
+                )
+        lines += [wrong] if wrong else []
+    if lines:
+        return lines
+    try:
+        if not len(_predictions(run, "val")[1]):
+            raise ValueError("no rows of val")
+        if not is_baseline:
+            load(path)
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        return [f"{here}: predictions.parquet is corrupt: {one_line(error)}"]
+    except LoadError as error:
+        return [f"teacher: {error}"]
+    return []
+
+
+def _predictions(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and logits of a run's predictions, by row."""
+    table = pyarrow.parquet.read_table(run.predictions, filters=[("split", "==", split)])
+    table = table.sort_by("index")
+    return table["label"].to_numpy() == 1, table["logit"].to_numpy().astype(float)

@@ -28,7 +28,7 @@ def some(name: str, count: int) -> Dataset:
 
 
 @pytest.mark.parametrize(("name", "choice"), [*zip(BASELINES, (1.0, 1.0, 25), strict=True)])
-def test_each_learns_what_can_be_counted(name: str, choice: float) -> None:
+def test_each_baseline_learns_a_countable_difference(name: str, choice: float) -> None:
     train, test = some("train", 600), some("test", 300)
     fitted = BASELINES[name][0](train, choice)
     logit_N = fitted.logits(test.texts)
@@ -50,7 +50,9 @@ def test_ratios_are_those_of_wang_and_manning() -> None:
     np.testing.assert_allclose(fitted.logits(texts), expected, rtol=1e-4)
 
 
-def test_what_it_leaves_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_a_baseline_are_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(baselines, "VAL_SIZE", 40)
     monkeypatch.setitem(BASELINES, "nb_logistic", (baselines.nb_logistic, "C", (1e-4, 1.0)))
     data = write_parquet(tmp_path / "d", train=some_reviews(200), test=some_reviews(60, 200))
@@ -104,7 +106,7 @@ def test_the_unlabelled_reviews_are_predicted_on_request(
         (["--data", "/none"], "no such file or folder: /none"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "d", train=some_reviews(20), test=some_reviews(6, 20))
     done = subprocess.run(
         [sys.executable, "-m", "imdb_lightning.baselines", *arguments],
@@ -115,15 +117,15 @@ def test_mistakes_are_one_line(arguments: list[str], told: str, tmp_path: Path) 
         timeout=120,
     )
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and told in line
+    assert done.returncode == 2 and expected in line
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "told"),
+    ("more", "code", "expected"),
     [([], 0, "is done; another"), (["--unlabelled"], 1, "is done without --unlabelled")],
 )
-def test_what_is_done_is_not_fitted_again(
-    more: list[str], code: int, told: str, tmp_path: Path
+def test_a_finished_baseline_is_not_fitted_again(
+    more: list[str], code: int, expected: str, tmp_path: Path
 ) -> None:
     write_parquet(tmp_path / "d", train=some_reviews(20), test=some_reviews(6, 20))
     for name in ("nb_logistic", "nb_logistic_refit"):
@@ -139,5 +141,5 @@ def test_what_is_done_is_not_fitted_again(
         timeout=120,
     )
     assert done.returncode == code and done.stdout.count("is done") == 2
-    assert told in done.stdout
+    assert expected in done.stdout
     assert {file.read_text() for file in tmp_path.rglob("metrics.json")} == {'{"data": {}}'}

@@ -54,7 +54,7 @@ def post(address: str, text: bytes) -> str:
 def test_the_page_has_a_verdict_a_trajectory_and_gates(address: str) -> None:
     text = post(address, b"The plot was superb <i>indeed</i>")
     assert "The plot was superb &lt;i&gt;indeed&lt;/i&gt;" in text
-    for part in ('class="verdict"', "reading trajectory", "update gate z", "(12)"):
+    for part in ('class="verdict"', "The trajectory", "update gate z", "(12)"):
         assert part in text
 
 

@@ -110,7 +110,7 @@ def test_steps_are_captured_and_dropout_is_redrawn(tmp_path: Path) -> None:
     assert [other(net, given)[0].item() for _ in range(4)] == first  # type: ignore[index]
 
 
-def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(tmp_path: Path) -> None:
+def test_non_finite_numbers_stop_the_run_before_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "run"
     overrides = [*ON_GPU, "model=custom_gru", "optim.lr=1e30", "trainer.max_epochs=3"]
     with pytest.raises(Exception, match="loss (inf|nan), gradient norm"):

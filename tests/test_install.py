@@ -63,7 +63,7 @@ def test_make_board_starts_tensorboard_for_this_machine_alone(tmp_path: Path) ->
             assert address is not None, lines
             assert address[0].startswith("http://127.0.0.1:")
             with urllib.request.urlopen(address[0], timeout=20) as page:
-                assert b"TensorBoard" in page.read()
+                assert b"TensorBoard" in page.read_test_reviews()
         finally:
             os.killpg(board.pid, signal.SIGKILL)
 

@@ -98,7 +98,7 @@ def test_steps_of_several_batches_have_one_course(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_average_is_what_is_validated_saved_and_tested(tmp_path: Path) -> None:
+def test_the_average_is_validated_saved_and_tested(tmp_path: Path) -> None:
     """An average of which no step becomes a part but the first stays as it was after that."""
     options = [*TINY, "model=rnn", "optim.lr=0.05", "optim.ema_decay=0.999999999"]
     for which in ("last", "best"):

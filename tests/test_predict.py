@@ -62,7 +62,9 @@ def test_tables_hold_a_review_a_row(tmp_path: Path, name: str) -> None:
 def test_a_row_with_more_fields_than_the_header_is_refused(tmp_path: Path) -> None:
     text = "text\nfine\nwonderful, but then it turned awful, boring and the worst\n"
     (tmp_path / "r.csv").write_text(text)
-    with pytest.raises(InputError, match="line 3: 3 fields, the header has 1; a text with commas"):
+    with pytest.raises(
+        InputError, match="line 3: 3 fields, the header has 1; quote texts that contain commas"
+    ):
         list(read_texts(tmp_path / "r.csv"))
     (tmp_path / "r.csv").write_text("text,label\nfine,1,\n")
     with pytest.raises(InputError, match="line 2: 3 fields, the header has 2"):
@@ -86,29 +88,29 @@ def test_nul_bytes_are_no_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
-        ("r.doc", b"x", "it takes one of"),
-        ("r.csv", b"a,b\n1,2\n", "no column text or review; there is a, b"),
+        ("r.doc", b"x", "must be one of"),
+        ("r.csv", b"a,b\n1,2\n", "no column text or review; its columns: a, b"),
         ("r.jsonl", b'{"text": "a"}\n{"b', "line 2"),
-        ("r.jsonl", b"[1]\n", "line 1: neither an object nor a text"),
+        ("r.jsonl", b"[1]\n", "line 1: neither an object nor a string"),
         ("r.parquet", b"PAR1", "r.parquet: "),
     ],
 )
-def test_what_cannot_be_read_is_one_line(
-    tmp_path: Path, name: str, content: bytes, told: str
+def test_an_unreadable_file_is_one_line(
+    tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=expected) as error:
         list(read_texts(tmp_path / name))
     assert name in str(error.value) and len(str(error.value).splitlines()) == 1
     with pytest.raises(InputError, match="no such file"):
         list(read_texts(tmp_path / "nowhere.txt"))
 
 
-def test_a_label_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_an_unknown_label_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("text,label\na,0\nb,maybe\n")
-    with pytest.raises(InputError, match="line 3: label 'maybe'; it is 0 or 1"):
+    with pytest.raises(InputError, match="line 3: label 'maybe': must be 0"):
         read_labelled(tmp_path / "r.csv")
 
 
@@ -127,7 +129,7 @@ def test_predict_answers_standard_input_line_by_line(run: Path) -> None:
     assert float(probability) == pytest.approx(rows[0]["probability"], abs=1e-4)
 
 
-def test_predict_ends_quietly_where_nobody_reads_on(run: Path, tmp_path: Path) -> None:
+def test_predict_ends_quietly_if_the_reader_has_gone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("a superb film\n" * 50_000)
     command = [sys.executable, "-m", "imdb_lightning.predict", str(run), "--file", "many.txt"]
     with subprocess.Popen(
@@ -145,10 +147,10 @@ def test_predict_ends_quietly_where_nobody_reads_on(run: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["nowhere", "a"], "no such run"),
-        (["https://x.org/run", "a"], "an address"),
+        (["https://x.org/run", "a"], "a URL"),
         (["RUN"], "give reviews"),
         (["RUN", "--file", "nowhere.csv"], "no such file"),
     ],
@@ -156,7 +158,7 @@ def test_predict_ends_quietly_where_nobody_reads_on(run: Path, tmp_path: Path) -
 def test_mistakes_are_one_line(
     run: Path,
     arguments: list[str],
-    told: str,
+    expected: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -166,10 +168,10 @@ def test_mistakes_are_one_line(
         predict.main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("imdb_lightning.predict: ") and told in line
+    assert line.startswith("imdb_lightning.predict: ") and expected in line
 
 
-def test_evaluate_gives_the_metrics_of_training(run: Path, tmp_path: Path) -> None:
+def test_evaluate_agrees_with_training(run: Path, tmp_path: Path) -> None:
     done = ask("evaluate", run, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

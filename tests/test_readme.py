@@ -100,7 +100,7 @@ def test_make_has_the_targets() -> None:
     assert [name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
 
 
-def test_the_mistakes_shown_are_those_that_are_told(tmp_path: Path) -> None:
+def test_the_mistakes_shown_are_those_that_are_reported(tmp_path: Path) -> None:
     (shown,) = blocks("console")
     first, *lines = shown.splitlines()
     done = command(tmp_path, *shlex.split(first)[4:])

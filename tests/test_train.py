@@ -88,7 +88,7 @@ def test_a_run_says_how_it_goes(done: subprocess.CompletedProcess[str], run: Run
     assert [line for line in lines if line not in log] == []
 
 
-def test_a_run_directory_holds_what_it_should(run: Run) -> None:
+def test_the_files_of_a_run_directory(run: Run) -> None:
     files = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
     (events,) = {name for name in files if name.startswith("events.out.tfevents.")}
     assert files - {events} == {
@@ -107,7 +107,7 @@ def test_a_run_directory_holds_what_it_should(run: Run) -> None:
     assert matplotlib.image.imread(run.curves).shape[2] == 4
 
 
-def test_metrics_hold_what_they_should(run: Run) -> None:
+def test_the_content_of_metrics(run: Run) -> None:
     metrics = run.metrics
     assert set(metrics) == set(
         "status dataset model seed test_checkpoint versions git parameters data epochs best_epoch "
@@ -189,7 +189,7 @@ def test_tensorboards_hparams_are_the_configuration_and_the_final_metrics(run: R
 # The same seed, the same bits
 
 
-def test_the_same_command_gives_the_same_bits_in_a_fresh_process(run: Run, tmp_path: Path) -> None:
+def test_the_same_command_has_the_same_bits_in_a_fresh_process(run: Run, tmp_path: Path) -> None:
     again = command(tmp_path, *TINY)
     assert again.returncode == 0, again.stderr
     (path,) = (tmp_path / "outputs").iterdir()
@@ -203,7 +203,7 @@ def test_the_same_command_gives_the_same_bits_in_a_fresh_process(run: Run, tmp_p
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-def test_another_seed_gives_another_run(run: Run, tmp_path: Path) -> None:
+def test_another_seed_is_another_run(run: Run, tmp_path: Path) -> None:
     other = train(composed(*TINY, "seed=1"), tmp_path / "run")
     assert other["epochs"][0]["train/loss"] != run.metrics["epochs"][0]["train/loss"]
     assert other["data"]["reviews"] == run.metrics["data"]["reviews"]
@@ -325,14 +325,16 @@ def test_other_precisions_and_clipping_train(precision: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "precision", ["bf16-mixed", pytest.param("16-mixed", marks=pytest.mark.slow)]
 )
-def test_an_lstm_in_a_precision_that_the_processor_lacks_is_one_line(
+def test_an_unsupported_precision_of_an_lstm_is_one_line(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # has neither
     done = command(tmp_path, *TINY, f"trainer.precision={precision}")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"imdb_lightning: trainer.precision={precision}: PyTorch's LSTM cannot")
+    assert line.startswith(
+        f"imdb_lightning: trainer.precision={precision}: PyTorch's LSTM does not support"
+    )
     assert not (tmp_path / "outputs").exists()
     done = command(tmp_path, *TINY, "model=custom_lstm", f"trainer.precision={precision}")
     assert done.returncode == 0, done.stderr
@@ -403,7 +405,7 @@ def test_the_reports_loss_curve_is_the_loops_over_100_steps(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", GROUPS["model"])
-def test_a_gpu_gives_the_cpus_numbers(name: str, tmp_path: Path) -> None:
+def test_a_gpu_computes_the_same_as_a_cpu(name: str, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     overrides = [*TINY, f"model={name}", "model.dropout=0", "trainer.precision=64-true"]
@@ -442,7 +444,7 @@ def the_run(folder: Path) -> Run:
 
 
 @pytest.mark.slow
-def test_a_cell_of_ones_own_trains_without_a_change_to_the_package(tmp_path: Path) -> None:
+def test_a_third_party_cell_trains_without_a_change_to_the_package(tmp_path: Path) -> None:
     (tmp_path / "my_cells.py").write_text(OWN_CELL)
     done = command(tmp_path, *WITH_OWN_CELL, "model.hidden_size=8", "model.embedding_size=8")
     assert done.returncode == 0, done.stderr
@@ -451,26 +453,28 @@ def test_a_cell_of_ones_own_trains_without_a_change_to_the_package(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "expected"),
     [
         ("nowhere.Cell", "No module named 'nowhere'"),
         ("torch.nn.LSTM", "LSTM is not an imdb_lightning.Cell"),
         ("my_cells.Mine +model.cell.depth=3", "unexpected keyword argument 'depth'"),
     ],
 )
-def test_a_cell_that_cannot_be_made_is_one_line(target: str, told: str, tmp_path: Path) -> None:
+def test_a_cell_that_cannot_be_instantiated_is_one_line(
+    target: str, expected: str, tmp_path: Path
+) -> None:
     (tmp_path / "my_cells.py").write_text(OWN_CELL)
     cell = f"model.cell._target_={target}".split()
     done = command(tmp_path, *TINY, "model=custom_rnn", *cell)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"imdb_lightning: {cell[0]}: ")
-    assert told in line
+    assert expected in line
     assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_exits_with_1_and_keeps_what_there_is(tmp_path: Path) -> None:
+def test_a_failed_run_exits_with_1_and_keeps_its_files(tmp_path: Path) -> None:
     (tmp_path / "my_cells.py").write_text(OWN_CELL)
     done = command(tmp_path, *WITH_OWN_CELL, "+model.cell.fails_after=900")
     assert done.returncode == 1
@@ -511,7 +515,7 @@ def test_an_interrupted_run_keeps_a_checkpoint(number: int, code: int, tmp_path:
 def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
     train(composed(*TINY), tmp_path / "run")
     before = (tmp_path / "run" / "metrics.json").read_bytes()
-    with pytest.raises(RunExistsError, match="there is a run in it"):
+    with pytest.raises(RunExistsError, match="already contains a run"):
         train(composed(*TINY, "seed=1"), tmp_path / "run")
     assert (tmp_path / "run" / "metrics.json").read_bytes() == before
 
@@ -537,11 +541,11 @@ def test_a_wrong_command_line_exits_with_2_and_creates_nothing(tmp_path: Path) -
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_one_line(tmp_path: Path) -> None:
     done = command(tmp_path, "trainer=gpu", *TINY[:-2])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "no such device here; take trainer=cpu or auto" in line
+    assert "no such device; use trainer=cpu or auto" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -553,7 +557,7 @@ def test_no_reviews_and_no_fallback_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_reviews_the_synthetic_corpus_stands_in_and_says_so(tmp_path: Path) -> None:
+def test_without_reviews_the_fallback_is_used_and_reported(tmp_path: Path) -> None:
     small = [text for text in TINY if text != "data=synthetic"]
     done = command(tmp_path, *small, "trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr
@@ -565,7 +569,7 @@ def test_without_reviews_the_synthetic_corpus_stands_in_and_says_so(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_grid_leaves_a_readable_directory_per_job(tmp_path: Path) -> None:
+def test_a_grid_has_a_readable_directory_for_each_job(tmp_path: Path) -> None:
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     tiny = OmegaConf.from_dotlist([text for text in TINY if "." in text.split("=")[0]])
     content = "# @package _global_\ndefaults: [{override /data: synthetic}]\n"
@@ -602,7 +606,7 @@ runpy.run_module("imdb_lightning", run_name="__main__", alter_sys=True)
 """
 
 
-def test_smoke_opens_no_socket_and_leaves_only_its_run(tmp_path: Path) -> None:
+def test_smoke_opens_no_socket_and_writes_only_its_run(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NO_SOCKETS],
         cwd=tmp_path,

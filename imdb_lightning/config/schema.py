@@ -292,6 +292,7 @@ SCHEMA = (
 KEYS = {key.name: key for key in SCHEMA}
 REQUIRED = [key.name for key in SCHEMA if not (key.only or key.added)]
 ADDED_KEYS = [key.name for key in SCHEMA if key.added]
+DERIVED_KEYS = ("model.vocab_size", "model.max_length")  # conf/ interpolates them from data
 # How a run is executed: a run's canonical configuration omits these.
 EXECUTION_KEYS = ("resume", "checkpoint.every_minutes", "checkpoint.every_steps")
 
@@ -304,7 +305,11 @@ def check_values(cfg: DictConfig) -> list[str]:
         for key in REQUIRED
         if key not in values
     ]
-    lines += [line for key, value in values.items() if (line := check_value(key, value))]
+    lines += [
+        line
+        for key, value in values.items()
+        if key not in DERIVED_KEYS and (line := check_value(key, value))
+    ]
     if not ("model.layer._target_" in values or "model.cell._target_" in values):
         lines.append("model has neither layer._target_ (PyTorch's) nor cell._target_")
     if "model.cell._target_" in values and "model.implementation" not in values:

@@ -35,12 +35,13 @@ class TensorBoard(Callback):
 
     def __init__(self, run: Run, run_logger: RunLogger, cfg: DictConfig) -> None:
         self.run = run
+        self.is_resumed = cfg.resume is not None
         self.run_logger = run_logger
         self.hyperparameters = hyperparameters(cfg)
         self.writer: SummaryWriter | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
-        old = [*self.run.path.glob("events.out.tfevents.*")]
+        old = [*self.run.path.glob("events.out.tfevents.*")] if self.is_resumed else []
         self.writer = SummaryWriter(str(self.run.path))
         metrics = self.run_logger.metrics
         self.writer.add_text("dataset", metrics["dataset"])

@@ -158,9 +158,13 @@ def ladder() -> dict[str, Recipe]:
     for file in sorted((conf_dir() / "experiment" / "recipes").glob("*.yaml")):
         text = file.read_text("utf-8")
         content = yaml.safe_load(text)
-        parents = [d for d in content.pop("defaults") if isinstance(d, str) and d != "_self_"]
+        parents = [
+            Path(d).name
+            for d in content.pop("defaults")
+            if isinstance(d, str) and not d.split("/")[-1].startswith("_")
+        ]
         comments = [line[2:] for line in text.splitlines() if line.startswith("# ")]
-        parent = parents[0].split("/")[-1] if parents else None
+        parent = parents[0] if parents else None
         recipes[file.stem] = Recipe(file.stem, " ".join(comments[1:]), parent, content)
 
     def children(name: str | None) -> list[str]:

@@ -135,7 +135,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_a_mistake_is_one_line_that_says_what_to_do(override: str) -> None:
+def test_a_mistake_is_one_line_with_a_remedy(override: str) -> None:
     (line,) = mistakes(override)
     assert "\n" not in line
     assert len(line) < 400
@@ -231,13 +231,13 @@ def test_synthetic_reviews_need_room_for_the_distance() -> None:
     assert mistakes("data=synthetic", "data.distance=100", "data.max_length=141") == []
 
 
-def test_a_cell_of_ones_own_takes_options(tmp_path: Path) -> None:
+def test_a_third_party_cell_has_options(tmp_path: Path) -> None:
     overrides = ["model=custom_rnn", "model.cell._target_=mine.Cell", "+model.cell.depth=3"]
     assert check_command_line(overrides).mistakes == []
     assert mistakes("model=rnn", "+model.cell.depth=3") != []
 
 
-def test_a_configuration_folder_of_ones_own_is_known(tmp_path: Path) -> None:
+def test_a_users_configuration_folder_is_searched(tmp_path: Path) -> None:
     folder = tmp_path / "my conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
@@ -303,7 +303,7 @@ def test_one_run_of_a_grid() -> None:
     assert not line.multirun and len(line.jobs) == 1
 
 
-def test_what_all_runs_share_is_not_in_their_names_unless_the_directory_has_one() -> None:
+def test_constants_are_in_run_names_only_in_a_named_directory() -> None:
     overrides = ["optim.lr=0.5", "model=gru,lstm"]
     assert check_command_line(overrides, multirun=True).names == ["model=gru", "model=lstm"]
     named = check_command_line([*overrides, "hydra.sweep.dir=x"], multirun=True)

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from imdb_lightning.data.batches import (
-    padding_fraction,
     BucketBatchSampler,
     DeviceLoader,
     EncodedReviews,
     SortedBatchSampler,
+    padding_fraction,
 )
 from imdb_lightning.data.datamodule import Loader, identity_collate
 
@@ -82,7 +82,7 @@ def test_the_order_is_the_one_it_always_was() -> None:
     assert order.hexdigest() == "fe08796c4a24749dc6d467418395afd5da09907e044f3344952eeda855666d30"
 
 
-def test_buckets_leave_little_padding_and_mix_lengths_over_the_epoch() -> None:
+def test_buckets_have_little_padding_and_mix_lengths_over_the_epoch() -> None:
     lengths = np.random.default_rng(1).integers(1, 200, 20_000)
     sampler = BucketBatchSampler(lengths, 64, seed=0)
     assert padding_fraction(lengths, sampler) < 0.03

@@ -89,7 +89,7 @@ FILES = [
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
-def test_a_damaged_entry_is_noticed_and_built_anew(
+def test_a_corrupt_entry_is_rebuilt(
     tmp_path: Path, file: str, damage: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     build = Builder()
@@ -99,7 +99,7 @@ def test_a_damaged_entry_is_noticed_and_built_anew(
     damage(victim)
     assert_equal(load_or_build(tmp_path, KEY, build), an_encoding())
     assert build.count == 2
-    assert "is damaged" in caplog.text
+    assert "is corrupt" in caplog.text
     load_or_build(tmp_path, KEY, build)
     assert build.count == 2
 
@@ -130,7 +130,7 @@ def _killed_on_the_way(folder: str) -> None:
     load_or_build(Path(folder), KEY, an_encoding)
 
 
-def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
+def test_a_killed_builder_leaves_no_entry(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_killed_on_the_way, args=(str(tmp_path),))
     process.start()
@@ -143,7 +143,7 @@ def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.building-*")) == []
 
 
-def test_where_nothing_can_be_written_it_builds_each_time(
+def test_an_unwritable_cache_is_built_each_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

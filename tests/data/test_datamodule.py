@@ -47,7 +47,7 @@ def test_splits_are_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize(("val_size", "share"), [(1000, 0.5), (1200, 0.5), (1, 0.5), (999, 0.01)])
 def test_a_split_without_a_label_is_refused(val_size: int, share: float) -> None:
-    with pytest.raises(DataError, match=f"data.val_size={val_size}: .* take another"):
+    with pytest.raises(DataError, match=f"data.val_size={val_size}: .* choose another"):
         stratified_holdout(labels_with(share), val_size, seed=0)
 
 
@@ -151,7 +151,7 @@ def reviews_of(reviews: EncodedReviews) -> list[list[int]]:
     return [reviews.tokens[start:end].tolist() for start, end in ends]
 
 
-def test_the_vocabulary_counts_the_unlabelled_reviews_where_it_is_said(tmp_path: Path) -> None:
+def test_the_vocabulary_counts_unlabelled_reviews_on_request(tmp_path: Path) -> None:
     unlabelled: dict[str, list] = {"text": ["unseen word"] * 3, "label": [-1] * 3}
     data = write_parquet(
         tmp_path / "d", train=some_reviews(8), test=some_reviews(4, 8), unsupervised=unlabelled

@@ -107,7 +107,7 @@ def assert_has_unsupervised(splits: dict[str, sources.Reviews]) -> None:
     assert splits["unsupervised"].labels.tolist() == [-1, -1]
 
 
-def test_reviews_without_labels_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_unlabelled_reviews_are_read_on_request(tmp_path: Path) -> None:
     folder = acl_folder(tmp_path)
     assert_has_unsupervised(sources.load(folder, unlabelled=True))
     md5 = archive(tmp_path / "aclImdb_v1.tar.gz")
@@ -124,8 +124,8 @@ def test_reviews_without_labels_are_read_where_they_are_asked_for(tmp_path: Path
     assert set(sources.load(hub)) == {"train", "test"}
 
 
-def test_a_copy_without_them_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no unsupervised reviews in it"):
+def test_a_dataset_without_unlabelled_reviews_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no unlabelled reviews"):
         sources.load(parquet(tmp_path), unlabelled=True)
 
 
@@ -144,7 +144,7 @@ def test_an_archive_with_another_checksum_is_not_opened(tmp_path: Path) -> None:
         sources.load(sources.locate(str(file)))
 
 
-def test_an_archive_writes_nothing_and_gives_only_reviews(tmp_path: Path) -> None:
+def test_an_archive_is_never_extracted(tmp_path: Path) -> None:
     def traps(tar: tarfile.TarFile) -> None:
         for name in (
             "../outside/1_1.txt",
@@ -215,7 +215,7 @@ def test_the_hubs_cache_is_used_without_network(
     assert len(sources.load(snapshot)["train"].texts) == 6
 
 
-def test_nothing_anywhere_says_the_three_ways(
+def test_without_any_reviews_the_three_ways_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_hub(monkeypatch, tmp_path, HF_HUB_OFFLINE=True)
@@ -277,7 +277,7 @@ def test_unusable_reviews_are_refused_in_one_line(tmp_path: Path, complaint: str
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not really", b"PAR1" * 1000])
-def test_a_damaged_parquet_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_corrupt_parquet_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (parquet(tmp_path) / "train-00000-of-00001.parquet").write_bytes(content)
     with pytest.raises(DataError, match="unreadable parquet") as caught:
         sources.load(sources.locate(str(tmp_path)))

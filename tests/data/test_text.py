@@ -80,7 +80,7 @@ def test_truncation_by_hand(truncation: str, max_length: int, ids: list[int]) ->
     assert found == ids
 
 
-def test_reviews_stand_end_to_end_between_their_offsets() -> None:
+def test_offsets_delimit_the_reviews() -> None:
     tokens, offsets = tokenizer().encode(["the", "", "a cat"])
     assert tokens.tolist() == [1, 4, 1, 1, 5, 3]
     assert offsets.tolist() == [0, 2, 3, 6]
@@ -111,9 +111,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("max_length", [1, 2, 3, 9, 200])
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
-def test_the_table_of_western_letters_gives_the_ids_of_the_library(
-    truncation: str, max_length: int
-) -> None:
+def test_the_latin_1_fast_path_has_the_ids_of_the_library(truncation: str, max_length: int) -> None:
     mine = Tokenizer.train(TEXTS, 150, max_length, truncation)
     library = Tokenizer.train(TEXTS, 150, max_length, truncation)
     library.latin.known = False
@@ -122,14 +120,14 @@ def test_the_table_of_western_letters_gives_the_ids_of_the_library(
         assert np.array_equal(ours, theirs)
 
 
-def test_a_tokenizer_with_other_rules_is_left_to_the_library(tmp_path: Path) -> None:
+def test_a_tokenizer_with_other_rules_has_no_fast_path(tmp_path: Path) -> None:
     other = Words.from_str(tokenizer().json().replace('{"type":"Lowercase"}', '{"type":"NFC"}'))
     (tmp_path / "tokenizer.json").write_text(other.to_str(), "utf-8")
     read = Tokenizer.load(tmp_path / "tokenizer.json", 4, "head")
     assert read.encode(["CAT cat"])[0].tolist() == [START, UNKNOWN, 3]
 
 
-def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_corrupt_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(tokenizer().json()[:100], "utf-8")
     with pytest.raises(ValueError, match="not a tokenizer"):
         Tokenizer.load(tmp_path / "tokenizer.json", 4, "head")

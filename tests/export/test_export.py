@@ -1,6 +1,6 @@
 """An export computes what the model computes, whatever the model, the length and the batch.
 
-pytest tests/test_export.py
+pytest tests/export/test_export.py
 """
 
 from __future__ import annotations
@@ -75,21 +75,21 @@ def test_an_export_that_differs_is_not_written(
         W, R, bias = original(layer, kind)
         return W, R.flip(0), bias
 
-    monkeypatch.setattr(export, "weights_of", wrong)
+    monkeypatch.setattr(onnx, "weights_of", wrong)
     with pytest.raises(ExportError, match="nothing is written"):
         export.export(model, "onnx", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_card_says_what_the_model_is(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_model_card_describes_the_model(runs: dict[str, Path], tmp_path: Path) -> None:
     model = load(runs["custom_lstm"])
     export.export(model, "safetensors", tmp_path / "out")
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
     for text in ("synthetic", "64 train, 16 val, 16 test", "hidden_size: 8", "torch: ", "seed 0"):
         assert text in card
     assert f"{model.metrics['test/acc']:.4f}" in card
-    assert "it knows nothing of real ones" in card
+    assert "it knows nothing about real ones" in card
     assert "| val | " in card and "Temperature" in card
-    model.metrics["refit"] = True
+    model.metrics["train_on_val"] = True
     card = model_card.text(model)
-    assert "| val | " not in card and "Temperature" not in card and "val was trained on" in card
+    assert "| val | " not in card and "Temperature" not in card and "Trained on val too" in card

@@ -33,7 +33,7 @@ def test_mcnemar_is_the_exact_binomial(first: int, second: int) -> None:
     assert McNemar(first, second).p == pytest.approx(min(1, 2 * tail))
 
 
-def test_mcnemar_counts_what_one_alone_got_right() -> None:
+def test_mcnemar_counts_reviews_that_only_one_got_right() -> None:
     first = np.array([True, True, False, False, True])
     second = np.array([True, False, True, False, False])
     assert significance.mcnemar(first, second) == (2, 1)
@@ -153,7 +153,7 @@ def meant(random: np.random.Generator, reviews: int = 50_000) -> tuple[np.ndarra
     return logit_N, random.random(reviews) < expit(logit_N)
 
 
-def test_what_is_meant_is_calibrated_and_what_is_exaggerated_is_not() -> None:
+def test_true_probabilities_are_calibrated_and_exaggerated_ones_are_not() -> None:
     logit_N, label_N = meant(np.random.default_rng(0))
     assert calibration_error(logit_N, label_N) < 0.01
     assert calibration_error(4 * logit_N, label_N) > 0.1
@@ -209,8 +209,8 @@ def test_the_interval_of_an_accuracy_is_wilsons() -> None:
 
 
 def test_f1_is_of_the_positive_class() -> None:
-    told, label = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
-    assert f1(told, label) == pytest.approx(2 / 3)
+    expected, label = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
+    assert f1(expected, label) == pytest.approx(2 / 3)
     assert f1(np.zeros(3, bool), np.zeros(3, bool)) == 0
 
 

@@ -151,12 +151,12 @@ class Hidden(RNNCell):
 @pytest.mark.parametrize(
     ("cell", "complaint"),
     [
-        (Forgetful(SIZE, H), "keeps a state of its own"),
+        (Forgetful(SIZE, H), "keeps a state between calls"),
         (Gossip(SIZE, H), "reviews beside it"),
         (Idle(SIZE, H), "bias_ih gets no gradient"),
         (Bare(SIZE, H), "not a tuple"),
         (Detached(SIZE, H), "finite differences"),
-        (Hidden(SIZE, H), "not in it"),
+        (Hidden(SIZE, H), "is missing"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Cell) else "",
 )
@@ -165,7 +165,7 @@ def test_check_cell_finds_a_broken_cell(cell: Cell, complaint: str) -> None:
         check_cell(cell)
 
 
-def test_check_cell_leaves_cell_and_random_state_alone() -> None:
+def test_check_cell_changes_neither_cell_nor_random_state() -> None:
     cell = RNNCell(SIZE, H)
     before, random_state = (
         {k: v.clone() for k, v in cell.state_dict().items()},

@@ -91,7 +91,7 @@ def test_last_takes_the_final_state_of_both_directions() -> None:
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_poolings_are_what_they_say(name: str) -> None:
+def test_poolings_equal_a_loop_by_hand(name: str) -> None:
     torch.manual_seed(1)
     h_TBH = torch.randn(6, 3, 4, dtype=torch.float64)
     lengths = torch.full((3,), 6) if name == "mean_padded" else LENGTHS
@@ -211,6 +211,6 @@ def test_scores_are_means_over_reviews_not_over_batches() -> None:
         {"layer": {"_target_": "pathlib.Path"}},
     ],
 )
-def test_only_recurrent_layers_are_ever_made(model: dict[str, Any]) -> None:
+def test_only_recurrent_layers_are_instantiated(model: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is not"):
         classifiers.layer_factory(model)

@@ -92,7 +92,7 @@ def test_ragged_lengths_are_those_of_the_loop(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_where_nothing_compiles_it_is_unrolled_after_one_warning(
+def test_a_cell_that_does_not_compile_is_unrolled_with_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -185,7 +185,7 @@ class Unknown(Cell):
         return (torch.atan(projected_x + nn.functional.linear(state[0], self.weight_hh)),)
 
 
-def test_what_cannot_be_generated_runs_as_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cell_that_cannot_be_generated_runs_as_the_loop(caplog: pytest.LogCaptureFixture) -> None:
     cell = Unknown(3, 4).cuda()
     layer = Fused(cell)
     x = torch.randn(5, 2, 3, device="cuda")

@@ -23,7 +23,7 @@ def test_features_are_dropped_at_all_tokens_of_a_review() -> None:
     assert not torch.equal(dropped[0, 0], dropped[0, 1])
 
 
-def test_words_are_dropped_wherever_they_stand() -> None:
+def test_words_are_dropped_at_every_occurrence() -> None:
     seen = set()
     for _ in range(20):
         kept = EmbeddingDropout(0.5, 9)(x_TBE, tokens_TB) / x_TBE

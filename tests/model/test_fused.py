@@ -114,7 +114,7 @@ def test_native_passes_are_the_loop_to_float32(
 
 @needs_kernels
 @pytest.mark.parametrize(("name", "threads"), list(product(CELLS, (1, 2, 3))))
-def test_any_number_of_threads_gives_the_same_twice(name: str, threads: int) -> None:
+def test_any_number_of_threads_is_reproducible(name: str, threads: int) -> None:
     torch.manual_seed(0)
     cell = CELLS[name](9, 20)
     x, state, lengths = inputs(cell, 6, 11, True, torch.float32)
@@ -149,7 +149,7 @@ def test_gradients_are_those_of_finite_differences(name: str, ragged: bool) -> N
 
 
 @pytest.mark.parametrize(("name", "native"), list(product(CELLS, (False, True))))
-def test_what_stands_after_a_reviews_end_is_never_read(name: str, native: bool) -> None:
+def test_padding_is_never_read(name: str, native: bool) -> None:
     torch.manual_seed(2)
     cell = CELLS[name](5, 4)
     x, state, lengths = inputs(cell, 8, 6, True, torch.float32)
@@ -177,7 +177,7 @@ def test_a_second_derivative_is_refused(name: str, native: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "native"), list(product(CELLS, (False, True))))
-def test_a_graph_that_is_kept_gives_its_gradients_again(name: str, native: bool) -> None:
+def test_a_retained_graph_has_the_same_gradients_again(name: str, native: bool) -> None:
     cell = CELLS[name](3, 2)
     x = torch.randn(4, 2, 3).requires_grad_()
     h, _ = Fused(cell, native)(x)
@@ -213,7 +213,7 @@ def test_inputs_of_any_layout_are_read_right(name: str, native: bool) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_autocast_leaves_the_computation_in_the_type_of_the_weights(name: str) -> None:
+def test_autocast_computes_in_the_type_of_the_weights(name: str) -> None:
     torch.manual_seed(5)
     layer = Fused(CELLS[name](3, 4))
     x = torch.randn(5, 2, 3)
@@ -239,7 +239,7 @@ def test_portable_passes_on_a_gpu_are_those_of_the_cpu(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "native"), list(product(CELLS, (False, True))))
-def test_what_does_not_fit_the_cell_is_refused(name: str, native: bool) -> None:
+def test_inputs_that_do_not_fit_the_cell_are_refused(name: str, native: bool) -> None:
     cell = CELLS[name](3, 2)
     layer = Fused(cell, native)
     x = torch.randn(4, 5, 3)

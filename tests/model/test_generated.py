@@ -125,7 +125,7 @@ def test_a_first_use_under_inference_mode_is_compared_with_the_loop_too(
     assert ours(caplog) == []
 
 
-def test_results_that_differ_from_the_loops_are_not_taken(
+def test_results_that_differ_from_the_loop_are_rejected(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Wrong(Interpreter):
@@ -167,7 +167,7 @@ NASTY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_what_looks_hard_is_the_loops(name: str) -> None:
+def test_unusual_cells_equal_the_loop(name: str) -> None:
     torch.manual_seed(0)
     cell = OneMatrix(NASTY[name]).double()
     x, state, lengths = inputs(cell, 4, 5, True, torch.float64)
@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_kernel_can_be_made_of_is_refused_in_one_line(name: str) -> None:
+def test_cells_without_a_kernel_are_refused_in_one_line(name: str) -> None:
     function, message = REFUSED[name]
     with pytest.raises(CannotGenerateError, match=message) as error:
         Generated(OneMatrix(function), 1)

@@ -55,7 +55,7 @@ def test_sigmoid_is_exact_to_float32() -> None:
     assert (found[~normal] < 1e-36).all()
 
 
-def test_what_is_not_a_number_stays_so() -> None:
+def test_nan_stays_nan() -> None:
     found = natively(RNNCell(1, 1), torch.tensor([torch.nan, torch.inf, -torch.inf]), 0.0)
     assert found[0].isnan()
     assert found[1:].tolist() == [1.0, -1.0]
@@ -94,7 +94,7 @@ def test_source_compiler_and_processor_are_in_its_name(
     assert len(set(names)) == 4
 
 
-def test_a_damaged_file_is_made_anew(fresh: Path) -> None:
+def test_a_corrupt_file_is_rebuilt(fresh: Path) -> None:
     library.load()
     (kept,) = fresh.iterdir()
     whole = kept.read_bytes()
@@ -125,21 +125,21 @@ def test_a_cache_that_cannot_be_written_is_done_without(fresh: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiler", "told"),
+    ("compiler", "expected"),
     [
         ("no-such-compiler", "there is no C compiler"),
         pytest.param("false", "false", marks=pytest.mark.slow),
     ],
 )
 def test_without_a_compiler_the_portable_passes_train_after_one_warning(
-    compiler: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiler: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", compiler)
     done = command(tmp_path, *TINY, "model=custom_gru", "model.num_layers=2")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "native" in line]
     assert line.startswith("no native kernels, the portable ones are used: ")
-    assert told in line
+    assert expected in line
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")

@@ -121,12 +121,12 @@ def test_cpu_seconds_include_everything_upstream() -> None:
     assert row.cpu_seconds == 60 * 3.5
 
 
-def test_what_several_models_share_is_counted_once() -> None:
+def test_shared_costs_are_counted_once() -> None:
     row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
     vectors = {"settings": "v", "seed": 0, "cpu_seconds": 60.0}
-    told = {"settings": "nb_logistic", "seed": 0, "cpu_seconds": 120.0}
+    expected = {"settings": "nb_logistic", "seed": 0, "cpu_seconds": 120.0}
     for run in row.metrics:
-        run["data"] = {"pretrained": vectors, "teacher": [told]}
+        run["data"] = {"pretrained": vectors, "teacher": [expected]}
     assert row.cpu_seconds == 60 * (2 + 1 + 2)
     assert rows.combine(row, branch, "both", "").cpu_seconds == 60 * (2 + 1 + 2)
     together = rows.ensemble(row, "three", "")
@@ -162,13 +162,13 @@ def test_models_together_are_better_than_each() -> None:
     assert together.correct_SN.shape == (1, 900) and together.correct_SN.mean() > alone + 0.02
 
 
-def test_a_refit_is_weighted_as_what_it_is_a_refit_of() -> None:
+def test_a_refit_has_the_weights_of_the_original() -> None:
     """Its own logits on val, which it has read, play no part."""
     row, branch = of("wider", 0, 1), of("nb_logistic", 0)
     refit = of("wider_refit", 0, 1, skill=1.2, below="wider")
     branch_refit = of("nb_logistic_refit", 0)
     for one in (refit, branch_refit):
-        one.metrics = [run | {"refit": True} for run in one.metrics]
+        one.metrics = [run | {"train_on_val": True} for run in one.metrics]
         one.val = [Predictions(val.index, val.label, np.nan * val.logit) for val in one.val]
     baselines = {one.name: one for one in (branch, branch_refit)}
     made = {
@@ -213,7 +213,7 @@ def test_reviews_that_differ_in_punctuation_alone_are_one() -> None:
     assert page.bare("good film") != page.bare("goodfilm")
 
 
-def test_the_page_names_the_rungs_that_are_not_better(
+def test_the_page_names_the_steps_that_are_not_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     better, worse = of("longer", 0, 1, skill=1.4), of("mean_max", 0, 1, skill=1.2)
@@ -223,37 +223,41 @@ def test_the_page_names_the_rungs_that_are_not_better(
         below.parent = one.name
     found = Collection({row.name: row for row in rungs}, {})
     lengths, seen = np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9
-    monkeypatch.setattr(page, "read", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9}))
+    monkeypatch.setattr(
+        page, "read_test_reviews", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9})
+    )
     text = page.write(found, None, tmp_path, "")[0].read_text()
     assert "that is worse or with p above 0.05:\n`masked`, `mean_max`.\n" in text
-    assert "- `masked`, `mean_max`: not better than the rung below." in text
+    assert "- `masked`, `mean_max`: not better than its parent." in text
 
 
 def test_a_net_is_compared_with_the_branch_that_read_as_many_labels() -> None:
     nets = {"wider": of("wider", 0, 1), "wider_refit": of("wider_refit", 0, 1, below="wider")}
-    nets["wider_refit"].metrics = [run | {"refit": True} for run in nets["wider_refit"].metrics]
+    nets["wider_refit"].metrics = [
+        run | {"train_on_val": True} for run in nets["wider_refit"].metrics
+    ]
     branches = [of("nb_logistic", 0), of("nb_logistic_refit", 0)]
     found = Collection(nets, {row.name: row for row in branches})
     reviews = page.TestReviews(np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9, {})
-    told = page.contents(found, reviews)["beside"]
-    for one, net, branch in zip(told, nets.values(), branches, strict=True):
+    expected = page.contents(found, reviews)["with_baseline"]
+    for one, net, branch in zip(expected, nets.values(), branches, strict=True):
         assert (one.row.name, one.row.parent) == (net.name, branch.name)
         difference = net.correct_SN.mean() - branch.correct_SN.mean()
         assert one.difference == pytest.approx(difference) and one.p_holm >= one.p
 
 
-def test_rungs_with_a_refit_are_put_together_with_others() -> None:
+def test_steps_with_a_refit_are_combined() -> None:
     """A rung better on val, without one, is not."""
     better, row = of("schedule", 0, skill=2), of("wider", 0, below="schedule")
     refit = of("wider_refit", 0, below="wider")
-    refit.metrics = [run | {"refit": True} for run in refit.metrics]
+    refit.metrics = [run | {"train_on_val": True} for run in refit.metrics]
     branches = {name: of(name, 0) for name in ("nb_logistic", "nb_logistic_refit")}
     found = Collection({one.name: one for one in (better, row, refit)}, branches)
     made = [one.name for one in page.combinations(found)]
     assert made == ["wider + nb_logistic", "wider_refit + nb_logistic_refit"]
 
 
-def test_names_in_the_figure_are_all_there_and_overlap_nowhere() -> None:
+def test_names_in_the_figure_are_complete_and_do_not_overlap() -> None:
     random = np.random.default_rng(0)
     points = [
         (float(x), float(y), f"a name, {i}") for i, (x, y) in enumerate(random.random((25, 2)))
@@ -280,7 +284,9 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     lengths = np.tile([10, 60, 150, 300, 500, 900], 150)
     seen = np.arange(900) < 9
-    monkeypatch.setattr(page, "read", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9}))
+    monkeypatch.setattr(
+        page, "read_test_reviews", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9})
+    )
     written = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     text = written[0].read_text()
     for name in ("report", "masked", "nb_logistic"):
@@ -298,7 +304,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_run_that_is_kept_tells_the_same(
+def test_an_archived_run_has_the_same_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = composed("experiment=recipes/vectors", f"data.cache_dir={tmp_path}")
@@ -338,7 +344,7 @@ def test_a_run_that_is_kept_tells_the_same(
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_the_page_in_docs_is_made_of_the_runs_beside_it(real_data: str, tmp_path: Path) -> None:
+def test_the_page_in_docs_is_that_of_its_archive(real_data: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = command(
         root, "docs/recipes_runs", "--output", tmp_path, module="recipes", IMDB_DATA=real_data

@@ -12,11 +12,11 @@ from .processes import SMALL, run
 
 
 @pytest.fixture(scope="session")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A run that is never killed, for these arguments."""
 
     @functools.cache
     def of(*arguments: str) -> Path:
-        return run(tmp_path_factory.mktemp("straight"), *SMALL, *arguments)
+        return run(tmp_path_factory.mktemp("uninterrupted"), *SMALL, *arguments)
 
     return of

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from imdb_lightning.runs.run import Run
 
-from .processes import SMALL, differences, killed_after, run, said
+from .processes import SMALL, differences, killed_after, output_of, run
 from .test_kills import MODELS
 
 
 LONGER = [*SMALL, "data.train_size=400"]  # 50 steps an epoch
-TOLD = ("going on", "there is no", "no unfinished")
+TOLD = ("resuming", "there is no", "no unfinished")
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     chosen = random.Random(arguments.seed)
-    straight: dict[str, Path] = {}
+    uninterrupted: dict[str, Path] = {}
     seconds: dict[str, float] = {}
     kills = equal = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -37,19 +37,19 @@ def main() -> None:
         while kills < arguments.kills:
             name = chosen.choice(list(MODELS))
             model = MODELS[name].split()
-            if name not in straight:
-                straight[name] = run(folder / f"straight {name}", *LONGER, *model)
-                seconds[name] = Run(straight[name]).metrics["seconds"] + 0.5
+            if name not in uninterrupted:
+                uninterrupted[name] = run(folder / f"uninterrupted {name}", *LONGER, *model)
+                seconds[name] = Run(uninterrupted[name]).metrics["seconds"] + 0.5
             killed = folder / "killed"
             shutil.rmtree(killed, ignore_errors=True)
             after = chosen.uniform(0, seconds[name])
             if not killed_after(killed, after, *LONGER, *model):
                 continue  # it was done already
             kills += 1
-            found = differences(straight[name], run(killed, *LONGER, *model))
+            found = differences(uninterrupted[name], run(killed, *LONGER, *model))
             equal += not found
-            told = [line for line in said(killed).splitlines() if line.startswith(TOLD)]
-            print(f"{kills:4} {name:18} after {after:.2f} s  {told[-1]}", flush=True)
+            expected = [line for line in output_of(killed).splitlines() if line.startswith(TOLD)]
+            print(f"{kills:4} {name:18} after {after:.2f} s  {expected[-1]}", flush=True)
             for line in found:
                 print(f"     {line}", flush=True)
     print(f"{kills} kills, {equal} ended with the bits of a run that was not killed")

@@ -39,7 +39,7 @@ CLOCK = {
     "peak_memory",
     "train_seconds",
     "epoch_seconds",
-    "ends",
+    "epoch_ends",
     "tokens_per_second",
     "git",
 }
@@ -114,7 +114,7 @@ def run(folder: Path, *arguments: str, moment: Moment | None = None) -> Path:
     """A run in folder/run, or what goes on in it, to its end or its kill."""
     code = command(folder, *arguments, "hydra.run.dir=run", "resume=auto", moment=moment)
     expected = 0 if moment is None else -signal.SIGKILL
-    assert code == expected, (code, said(folder))
+    assert code == expected, (code, output_of(folder))
     return folder / "run"
 
 
@@ -132,7 +132,7 @@ def killed_after(folder: Path, seconds: float, *arguments: str) -> bool:
     return process.exitcode != 0
 
 
-def said(folder: Path) -> str:
+def output_of(folder: Path) -> str:
     return (folder / "output.txt").read_text("utf-8", "replace")
 
 
@@ -173,11 +173,11 @@ def _differences(a: Any, b: Any, where: str) -> list[str]:
 
 
 def scalars(run: Path) -> list[tuple[str, int, float]]:
-    """All that TensorBoard is told, repetitions included, but for times."""
-    told = []
+    """All that TensorBoard is expected, repetitions included, but for times."""
+    expected = []
     for file in sorted(run.glob("events.out.tfevents.*")):
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "scalars":
-                    told.append((value.tag, event.step, float(make_ndarray(value.tensor))))
-    return [scalar for scalar in told if scalar[0] != "train/seconds"]
+                    expected.append((value.tag, event.step, float(make_ndarray(value.tensor))))
+    return [scalar for scalar in expected if scalar[0] != "train/seconds"]

@@ -24,7 +24,7 @@ from imdb_lightning.train import train
 from tests.conftest import TINY, composed, environment, run_of, some_reviews, write_parquet
 from tests.conftest import command as fresh_command
 
-from .processes import SMALL, command, differences, run, said
+from .processes import SMALL, command, differences, output_of, run
 
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fork server is POSIX's")
@@ -60,8 +60,8 @@ def test_a_full_disk_ends_the_run_and_keeps_the_old_checkpoint(tmp_path: Path) -
     assert Run(path).metrics["status"] == "failed"
     assert list(path.rglob("*.tmp")) == []
     assert command(tmp_path, "resume=run", "trainer.max_epochs=2") == 0  # there is room again
-    straight = run(tmp_path / "straight", *SMALL, "trainer.max_epochs=2")
-    assert differences(straight, path) == []
+    uninterrupted = run(tmp_path / "uninterrupted", *SMALL, "trainer.max_epochs=2")
+    assert differences(uninterrupted, path) == []
 
 
 def mounted(tmp_path: Path, options: str, *arguments: str) -> tuple[int, str, float]:
@@ -88,21 +88,27 @@ def mounted(tmp_path: Path, options: str, *arguments: str) -> tuple[int, str, fl
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_indeed(tmp_path: Path) -> None:
-    code, told, _ = mounted(tmp_path, "size=300k", *TINY, "model.hidden_size=32")
+    code, expected, _ = mounted(tmp_path, "size=300k", *TINY, "model.hidden_size=32")
     assert code == 1
-    assert "No space left on device" in told and "MB to write" in told and "Traceback" not in told
+    assert (
+        "No space left on device" in expected
+        and "MB to write" in expected
+        and "Traceback" not in expected
+    )
 
 
-def test_a_read_only_disk_is_said_at_once(tmp_path: Path) -> None:
-    code, told, seconds = mounted(tmp_path, "ro", *TINY)
+def test_a_read_only_disk_is_reported_at_once(tmp_path: Path) -> None:
+    code, expected, seconds = mounted(tmp_path, "ro", *TINY)
     assert code == 2
-    assert told.strip().endswith("Read-only file system; a run needs a place that it can write to")
-    assert len(told.splitlines()) == 1
+    assert expected.strip().endswith(
+        "Read-only file system; a run needs a directory that it can write to"
+    )
+    assert len(expected.splitlines()) == 1
     assert seconds < 20  # 0.6 s measured; a loaded machine may take longer
 
 
 @pytest.mark.parametrize("place", ["file/run", "/proc/run"])
-def test_a_place_that_cannot_be_written_is_said_before_anything_is_read(
+def test_an_unwritable_directory_is_reported_before_anything_is_read(
     place: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("a file")
@@ -123,7 +129,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_read(
     )
     assert done.returncode == 2
     assert done.stdout.split() == ["False"]  # not even PyTorch was imported: that takes seconds
-    assert len(done.stderr.splitlines()) == 1 and "a run needs a place" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "a run needs a directory" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -146,7 +152,7 @@ def test_without_a_temporary_folder_it_trains(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_parquet_file_is_one_line(tmp_path: Path, damage: str) -> None:
+def test_a_corrupt_parquet_file_is_one_line(tmp_path: Path, damage: str) -> None:
     folder = write_parquet(tmp_path / "data", train=some_reviews(60), test=some_reviews(20, 100))
     file = folder / "train-00000-of-00001.parquet"
     content = bytearray(file.read_bytes())
@@ -156,14 +162,14 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path: Path, damage: str) -> None
     options = [t for t in TINY if not t.startswith(("data=", "data.train", "data.test"))]
     code = command(tmp_path, *options, "data.path=data", "hydra.run.dir=run")
     assert code in (1, 2)
-    complaints = [line for line in said(tmp_path).splitlines() if "split train" in line]
+    complaints = [line for line in output_of(tmp_path).splitlines() if "split train" in line]
     assert len(complaints) == 1 and "unreadable parquet" in complaints[0]
-    assert "Traceback" not in said(tmp_path), said(tmp_path)
+    assert "Traceback" not in output_of(tmp_path), output_of(tmp_path)
     assert file.read_bytes() == spoiled
 
 
 @pytest.mark.slow
-def test_a_damaged_cache_is_never_trained_on(tmp_path: Path) -> None:
+def test_a_corrupt_cache_is_never_trained_on(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data", train=some_reviews(60), test=some_reviews(20, 100))
     options = [t for t in TINY if not t.startswith(("data=", "data.train", "data.test"))]
     options = [t for t in options if "cache_dir" not in t] + ["data.path=data"]
@@ -173,7 +179,7 @@ def test_a_damaged_cache_is_never_trained_on(tmp_path: Path) -> None:
     content[-1] ^= 1
     tokens.write_bytes(content)
     assert command(tmp_path, *options, "data.cache_dir=kept", "hydra.run.dir=second") == 0
-    assert "is damaged: encoding the reviews anew" in said(tmp_path)
+    assert "is damaged: encoding the reviews anew" in output_of(tmp_path)
     assert differences(tmp_path / "first", tmp_path / "second") == []
 
 
@@ -204,13 +210,13 @@ class Steep(RNNCell):
     ],
     ids=["a loss", "gradients"],
 )
-def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(
+def test_non_finite_numbers_stop_the_run_before_the_weights(
     options: list[str], loss: str, tmp_path: Path
 ) -> None:
     (tmp_path / "steep.py").write_text(CELL)
     done = fresh_command(tmp_path, *TINY, *options, "hydra.run.dir=run")
-    told = done.stdout + done.stderr
-    assert done.returncode == 1 and "Traceback" not in told, told
+    expected = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in expected, expected
     path = tmp_path / "run"
     facts = json.loads((path / "non_finite.json").read_text())
     assert facts["loss"].startswith(loss) and facts["gradient_norm"] in ("nan", "inf")
@@ -218,7 +224,7 @@ def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(
     assert len(facts["reviews"]) == 8 and facts["lr"] == (1e30 if loss == "nan" else 1e-3)
     metrics = Run(path).metrics
     assert metrics["status"] == "failed" and metrics["epochs"] == []
-    assert metrics["error"].startswith(f"NotFinite: step {facts['step']} (epoch 1, batch ")
+    assert metrics["error"].startswith(f"NonFiniteError: step {facts['step']} (epoch 1, batch ")
     assert not (path / "checkpoints" / "best.ckpt").exists()
 
 
@@ -233,7 +239,7 @@ def test_a_loss_on_val_that_is_not_finite_is_never_the_best(tmp_path: Path) -> N
     assert Run(tmp_path / "run").metrics["epochs"] == []
 
 
-def test_a_loss_without_a_bound_goes_on(tmp_path: Path) -> None:
+def test_an_unbounded_loss_does_not_stop_a_run(tmp_path: Path) -> None:
     options = ["model=custom_lstm", "model.loss=nll_on_raw_logits", "trainer.max_epochs=6"]
     metrics = train(composed(*TINY, *options, "optim.lr=0.1"), tmp_path / "run")
     assert metrics["status"] == "done" and metrics["epochs"][-1]["train/loss"] < -100
@@ -254,7 +260,7 @@ def test_gradients_are_clipped_also_when_they_are_gathered(batches: int, tmp_pat
 # One process, several runs
 
 
-def test_a_run_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+def test_a_run_restores_the_state_of_the_process(tmp_path: Path) -> None:
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     expected = random.random(), np.random.rand(), torch.rand(())
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
@@ -279,7 +285,7 @@ def test_one_run_of_a_grid_never_changes_the_next(tmp_path: Path) -> None:
     assert differences(single, last) == []
 
 
-def test_loading_and_predicting_leave_random_numbers_alone(tmp_path: Path) -> None:
+def test_loading_and_predicting_do_not_change_random_state(tmp_path: Path) -> None:
     path = run_of(tmp_path / "run", "model.dropout=0.5")
     torch.manual_seed(0)
     expected = torch.rand(3)
@@ -313,5 +319,5 @@ def test_secrets_of_the_environment_are_written_nowhere(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_shell_reads_an_override(tmp_path: Path) -> None:
     options = ["-m", *TINY, "seed=0", "model.name='$(touch canary); touch canary #'"]
-    assert command(tmp_path, *options) == 0, said(tmp_path)
+    assert command(tmp_path, *options) == 0, output_of(tmp_path)
     assert not list(tmp_path.rglob("canary"))

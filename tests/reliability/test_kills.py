@@ -26,8 +26,8 @@ from .processes import (
     command,
     differences,
     killed_after,
+    output_of,
     run,
-    said,
 )
 
 
@@ -70,8 +70,8 @@ MOMENTS = {
 }
 
 
-def test_a_difference_is_seen(straight: Callable[..., Path], tmp_path: Path) -> None:
-    other = differences(straight(), run(tmp_path, *SMALL, "seed=1"))
+def test_a_difference_is_seen(uninterrupted: Callable[..., Path], tmp_path: Path) -> None:
+    other = differences(uninterrupted(), run(tmp_path, *SMALL, "seed=1"))
     for part in ("last.ckpt.state_dict", "last.ckpt.optimizer", "metrics.json", "TensorBoard"):
         assert any(part in line for line in other)
     assert "predictions.parquet" in other and "curves.png" in other
@@ -85,40 +85,44 @@ def test_a_difference_is_seen(straight: Callable[..., Path], tmp_path: Path) -> 
     ],
 )
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(
-    name: str, straight: Callable[..., Path], tmp_path: Path
+    name: str, uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
     model = MODELS[name].split()
     run(tmp_path, *SMALL, *model, moment=Moment(STEP, 18))
     resumed = run(tmp_path, *SMALL, *model)
-    assert "going on in epoch 2, after 6 of its batches" in said(tmp_path)
-    assert differences(straight(*model), resumed) == []
+    assert "resuming in epoch 2, after 6 of its batches" in output_of(tmp_path)
+    assert differences(uninterrupted(*model), resumed) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_wherever_it_is_killed(seed: int, straight: Callable[..., Path], tmp_path: Path) -> None:
+def test_wherever_it_is_killed(
+    seed: int, uninterrupted: Callable[..., Path], tmp_path: Path
+) -> None:
     chosen = random.Random(seed)
     model = MODELS[chosen.choice(list(MODELS))].split()
     arguments = (*model, f"seed={seed}")
     moment = Moment(STEP, chosen.randint(1, 30), after=chosen.random() < 0.5)
     run(tmp_path, *SMALL, *arguments, moment=moment)
-    assert differences(straight(*arguments), run(tmp_path, *SMALL, *arguments)) == []
+    assert differences(uninterrupted(*arguments), run(tmp_path, *SMALL, *arguments)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MOMENTS)
-def test_whatever_it_was_about(name: str, straight: Callable[..., Path], tmp_path: Path) -> None:
+def test_whatever_it_was_about(
+    name: str, uninterrupted: Callable[..., Path], tmp_path: Path
+) -> None:
     run(tmp_path, *SMALL, moment=MOMENTS[name])
-    assert differences(straight(), run(tmp_path, *SMALL)) == []
+    assert differences(uninterrupted(), run(tmp_path, *SMALL)) == []
 
 
-def test_three_kills_in_one_epoch(straight: Callable[..., Path], tmp_path: Path) -> None:
+def test_three_kills_in_one_epoch(uninterrupted: Callable[..., Path], tmp_path: Path) -> None:
     for step in (14, 3, 4):  # of the process: each goes on after the third, sixth, ninth batch
         run(tmp_path, *SMALL, moment=Moment(STEP, step))
     resumed = run(tmp_path, *SMALL)
-    told = [line for line in said(tmp_path).splitlines() if line.startswith("going on")]
-    assert told == [f"going on in epoch 2, after {n} of its batches" for n in (3, 3, 6)]
-    assert differences(straight(), resumed) == []
+    expected = [line for line in output_of(tmp_path).splitlines() if line.startswith("resuming")]
+    assert expected == [f"resuming in epoch 2, after {n} of its batches" for n in (3, 3, 6)]
+    assert differences(uninterrupted(), resumed) == []
 
 
 @pytest.mark.slow
@@ -137,24 +141,26 @@ def test_three_kills_in_one_epoch(straight: Callable[..., Path], tmp_path: Path)
     ],
 )
 def test_whatever_the_options(
-    arguments: str, straight: Callable[..., Path], tmp_path: Path
+    arguments: str, uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
     options = arguments.split()
     moments = [Moment(STEP, 16), Moment(TEST)]
     for moment in moments:
         run(tmp_path, *SMALL, *options, moment=moment)
-    assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
+    assert differences(uninterrupted(*options), run(tmp_path, *SMALL, *options)) == []
 
 
-def test_a_pretraining_begins_anew(straight: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_pretraining_restarts_from_scratch(
+    uninterrupted: Callable[..., Path], tmp_path: Path
+) -> None:
     options = ("pretrain=vectors", "data.use_unlabelled=true")
     run(tmp_path, *SMALL, *options, moment=Moment(VECTORS, after=True))
-    assert differences(straight(*options), run(tmp_path, *SMALL, *options)) == []
+    assert differences(uninterrupted(*options), run(tmp_path, *SMALL, *options)) == []
 
 
 @pytest.mark.slow
-def test_loader_workers_change_no_bit(straight: Callable[..., Path]) -> None:
-    without, two = straight(), straight("data.num_workers=2")
+def test_loader_workers_change_no_bit(uninterrupted: Callable[..., Path]) -> None:
+    without, two = uninterrupted(), uninterrupted("data.num_workers=2")
     assert [line for line in differences(without, two) if "data" not in line] == []
 
 
@@ -170,7 +176,7 @@ def test_loader_workers_end_with_a_killed_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_from_outside(straight: Callable[..., Path], tmp_path: Path) -> None:
+def test_killed_from_outside(uninterrupted: Callable[..., Path], tmp_path: Path) -> None:
     chosen = random.Random(0)
     kills = 0
     while killed_after(tmp_path, chosen.uniform(0, 3 if kills else 0.3), *SMALL):
@@ -179,4 +185,4 @@ def test_killed_from_outside(straight: Callable[..., Path], tmp_path: Path) -> N
     run_again = command(tmp_path, *SMALL, "hydra.run.dir=run", "resume=auto")
     assert run_again == 0
     assert kills > 0
-    assert differences(straight(), tmp_path / "run") == []
+    assert differences(uninterrupted(), tmp_path / "run") == []

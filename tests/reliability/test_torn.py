@@ -89,9 +89,7 @@ def every_stop(folder: Path, there_is_one: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("there_is_one", [True, False], ids=["over an old one", "the first one"])
-def test_a_save_that_is_killed_leaves_a_whole_checkpoint(
-    tmp_path: Path, there_is_one: bool
-) -> None:
+def test_a_killed_save_leaves_a_complete_checkpoint(tmp_path: Path, there_is_one: bool) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     process = SERVER.Process(target=every_stop, args=(folder, there_is_one))

@@ -21,7 +21,7 @@ def found(folder: Path) -> list[Configuration]:
     return collection.configurations
 
 
-def told(folder: Path) -> dict[str, Claim]:
+def verdicts_of(folder: Path) -> dict[str, Claim]:
     return {claim.text: claim for claim in claims.of_the_report(found(folder))}
 
 
@@ -46,8 +46,10 @@ def test_a_clear_difference_is_supported_and_the_other_way_round_not(
     make: Make, tmp_path: Path
 ) -> None:
     report(make, rnn=1.0, gru=1.6, lstm=0.6)
-    told_ = told(tmp_path)
-    gru, lstm = (told_[f"{name} is slightly better than an RNN"] for name in ("A GRU", "An LSTM"))
+    verdicts = verdicts_of(tmp_path)
+    gru, lstm = (
+        verdicts[f"{name} is slightly better than an RNN"] for name in ("A GRU", "An LSTM")
+    )
     assert gru.verdict == "supported" and gru.difference and gru.difference > 0.05
     assert gru.interval and gru.interval[0] > 0 and gru.p_holm and gru.p_holm < 0.05
     assert lstm.verdict == "not supported" and lstm.difference and lstm.difference < -0.05
@@ -55,43 +57,43 @@ def test_a_clear_difference_is_supported_and_the_other_way_round_not(
 
 def test_two_seeds_are_too_few_for_a_verdict(make: Make, tmp_path: Path) -> None:
     report(make, seeds=2, rnn=1.0, gru=1.6)
-    claim = told(tmp_path)["A GRU is slightly better than an RNN"]
+    claim = verdicts_of(tmp_path)["A GRU is slightly better than an RNN"]
     assert claim.verdict == "undecided"
-    assert claim.why == "2 matched seeds; a verdict takes 3"
+    assert claim.why == "2 matched seeds; a verdict needs 3"
 
 
 def test_only_matched_seeds_count(make: Make, tmp_path: Path) -> None:
     report(make, seeds=4, rnn=1.0)
     for seed in (1, 2, 3, 9):
         make(f"gru{seed}", "experiment=report/gru", seed=seed, skill=1.6)
-    claim = told(tmp_path)["A GRU is slightly better than an RNN"]
+    claim = verdicts_of(tmp_path)["A GRU is slightly better than an RNN"]
     assert claim.seeds == [1, 2, 3]
     assert len(claim.pairs) == 3
 
 
-def test_no_difference_is_supported_where_there_is_none_and_not_where_there_is(
-    make: Make, tmp_path: Path
-) -> None:
+def test_no_difference_is_supported_only_without_a_difference(make: Make, tmp_path: Path) -> None:
     report(make, custom_lstm=3.5, hidden_128=3.5, batch_128=2.0)
-    told_ = told(tmp_path)
-    assert told_["Hidden size 128 instead of 64 makes no significant difference"].verdict == (
+    verdicts = verdicts_of(tmp_path)
+    assert verdicts["Hidden size 128 instead of 64 makes no significant difference"].verdict == (
         "supported"
     )
-    assert told_["Batch size 128 instead of 64 makes no significant difference"].verdict == (
+    assert verdicts["Batch size 128 instead of 64 makes no significant difference"].verdict == (
         "not supported"
     )
 
 
 def test_one_answer_to_all_is_not_trained(make: Make, tmp_path: Path) -> None:
     report(make, nll_raw=1.0)
-    assert told(tmp_path)["NLL on raw logits does not train at all"].verdict == "not supported"
+    assert (
+        verdicts_of(tmp_path)["NLL on raw logits does not train at all"].verdict == "not supported"
+    )
 
 
 def test_claims_without_runs_say_so(make: Make, tmp_path: Path) -> None:
     report(make, rnn=1.0)
-    told_ = told(tmp_path)
-    assert {claim.verdict for claim in told_.values()} == {"undecided"}
-    assert {claim.why for claim in told_.values()} == {"no runs of it"}
+    verdicts = verdicts_of(tmp_path)
+    assert {claim.verdict for claim in verdicts.values()} == {"undecided"}
+    assert {claim.why for claim in verdicts.values()} == {"there are no such runs"}
 
 
 @pytest.mark.parametrize(("skill", "verdict"), [(1.5, "supported"), (1.501, "not supported")])
@@ -102,12 +104,12 @@ def test_identical_is_identical_to_the_bit(
         make(f"ce{seed}", "experiment=report/custom_lstm", seed=seed)
         nll = ("experiment=report/custom_lstm", "model.loss=nll")
         make(f"nll{seed}", *nll, seed=seed, skill=skill)
-    assert told(tmp_path)["log_softmax before NLL is exactly cross entropy"].verdict == verdict
+    assert (
+        verdicts_of(tmp_path)["log_softmax before NLL is exactly cross entropy"].verdict == verdict
+    )
 
 
-def test_runs_elsewhere_and_otherwise_implemented_repeat_the_same_experiment(
-    make: Make, tmp_path: Path
-) -> None:
+def test_device_and_implementation_do_not_change_the_experiment(make: Make, tmp_path: Path) -> None:
     make("a", "experiment=report/custom_lstm", "trainer=cpu", "model.implementation=loop")
     make("b", "experiment=report/custom_lstm", "model.pooling=max")
     match = published.find("custom_lstm", found(tmp_path))
@@ -128,7 +130,7 @@ def memory(make: Make, **skills: tuple[float, float]) -> None:
 
 def test_who_forgets_and_who_does_not(make: Make, tmp_path: Path) -> None:
     memory(make, custom_rnn=(3.5, 0.0), custom_lstm=(4.5, 4.5), custom_gru=(3.5, 0.0))
-    verdicts = {text: claim.verdict for text, claim in told(tmp_path).items() if claim.p}
+    verdicts = {text: claim.verdict for text, claim in verdicts_of(tmp_path).items() if claim.p}
     farther = "reaches farther back than an RNN: all distances but the nearest"
     assert verdicts == {
         "An RNN forgets what is far back": "supported",
@@ -143,10 +145,10 @@ def test_memory_needs_two_distances(make: Make, tmp_path: Path) -> None:
     for model in ("custom_rnn", "custom_lstm"):
         make(model, *MEMORY, f"model={model}", "data.distance=10")
     report(make, rnn=1.0)
-    assert all(claim.why == "no runs of it" for claim in told(tmp_path).values())
+    assert all(claim.why == "there are no such runs" for claim in verdicts_of(tmp_path).values())
 
 
-def test_the_memory_grid_is_told_from_other_synthetic_runs(make: Make, tmp_path: Path) -> None:
+def test_the_memory_grid_is_recognised_among_synthetic_runs(make: Make, tmp_path: Path) -> None:
     memory(make, custom_rnn=(2.0, 0.0))
     make("other", "data=synthetic")
     models = claims.memory(found(tmp_path))

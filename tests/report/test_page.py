@@ -134,7 +134,7 @@ def test_the_page_of_a_synthetic_grid_says_so(make: Make, tmp_path: Path) -> Non
     assert "All of these runs are on the <strong>synthetic</strong> corpus." in pages[".html"]
 
 
-def test_configurations_are_named_by_what_tells_them_apart(make: Make, tmp_path: Path) -> None:
+def test_configurations_are_labelled_by_their_differences(make: Make, tmp_path: Path) -> None:
     make("a", "model=gru", "optim.lr=0.01")
     make("b", "model=gru", "optim.lr=0.02")
     make("c", "model=custom_gru", "optim.lr=0.02")
@@ -160,7 +160,7 @@ def test_the_page_is_one_file_without_scripts_or_network(make: Make, tmp_path: P
     assert "currentColor" in text and "prefers-color-scheme: dark" in text
 
 
-def test_the_plots_of_report_md_are_there(make: Make, tmp_path: Path) -> None:
+def test_the_plots_of_report_md_exist(make: Make, tmp_path: Path) -> None:
     make("r", "experiment=report/rnn")
     named = re.findall(r'src="(.*?)"', written(tmp_path)[".md"])
     assert len(named) == 3
@@ -196,7 +196,7 @@ def test_names_and_reviews_are_escaped(make: Make, tmp_path: Path) -> None:
 # Bad input
 
 
-def test_what_cannot_be_read_is_one_line_and_the_rest_is_reported(
+def test_unreadable_runs_are_one_line_and_the_others_are_reported(
     make: Make, tmp_path: Path
 ) -> None:
     make("runs/good", "experiment=report/rnn", seed=0)
@@ -213,15 +213,15 @@ def test_what_cannot_be_read_is_one_line_and_the_rest_is_reported(
     lines = done.stderr.splitlines()
     for path, what in {
         "no-metrics": "no metrics.json",
-        "bad-metrics": "metrics.json is damaged",
-        "bad-predictions": "predictions.parquet is missing or damaged",
-        "no-config": ".hydra/config.yaml is missing or damaged",
+        "bad-metrics": "metrics.json is corrupt",
+        "bad-predictions": "predictions.parquet is missing or corrupt",
+        "no-config": ".hydra/config.yaml is missing or corrupt",
         "few-metrics": "metrics.json has no epochs",
-        "twin": "the same configuration and seed; the first is in the report",
+        "twin": "the same configuration and seed; only the first is in the report",
     }.items():
         (line,) = (line for line in lines if f"{tmp_path / 'runs' / path}:" in line)
         assert what in line
-    assert f"imdb_lightning.report: {tmp_path / 'empty'}: no runs in it" in lines
+    assert f"imdb_lightning.report: {tmp_path / 'empty'}: contains no runs" in lines
     assert len(lines) == 7
     text = (tmp_path / "runs" / "report.md").read_text()
     assert rows(text, "report/rnn")[0][3] == "1"
@@ -298,7 +298,7 @@ def test_directories_that_overlap_are_read_once(make: Make, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
-def test_nothing_to_report_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_nothing_to_report_is_one_line_and_writes_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     done = report(tmp_path / name)
     assert done.returncode == 2
@@ -308,7 +308,7 @@ def test_nothing_to_report_is_one_line_and_leaves_nothing(tmp_path: Path, name: 
 
 
 @pytest.mark.slow
-def test_a_file_of_ones_own_is_not_overwritten(make: Make, tmp_path: Path) -> None:
+def test_a_users_file_is_not_overwritten(make: Make, tmp_path: Path) -> None:
     make("runs/a", "experiment=report/rnn")
     mine = tmp_path / "runs" / "report.md"
     mine.write_text("my notes on python -m imdb_lightning.report")

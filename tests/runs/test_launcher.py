@@ -100,7 +100,7 @@ def test_a_run_has_its_part_of_the_cores_or_less(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_a_run_in_a_process_of_its_own_leaves_what_any_run_leaves(folder: Path) -> None:
+def test_a_run_in_its_own_process_has_the_files_of_any_run(folder: Path) -> None:
     done = command(folder, "-m", *TINY, "trainer.max_epochs=1", "seed=0")
     assert done.returncode == 0, done.stderr + done.stdout
     (run,) = (path for path in the_sweep(folder).iterdir() if path.is_dir())
@@ -148,7 +148,7 @@ def test_runs_that_fail_stop_no_other_and_alone_are_run_again(folder: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["basic", "joblib", "submitit_local"])
-def test_under_any_launcher_what_is_done_is_not_run_again(folder: Path, name: str) -> None:
+def test_no_launcher_runs_a_finished_run_again(folder: Path, name: str) -> None:
     (folder / "faults").touch()
     grid = ["-m", f"hydra/launcher={name}", *FAULTY, "+model.cell.fault=a,raise"]
     grid += {"joblib": ["hydra.launcher.n_jobs=2"]}.get(name, [])
@@ -230,7 +230,7 @@ def test_however_the_parent_ends_its_runs_end_within_10_seconds(
 
 
 @pytest.mark.slow
-def test_after_a_kill_only_what_was_in_flight_is_run_again(folder: Path) -> None:
+def test_after_a_kill_only_unfinished_runs_are_run_again(folder: Path) -> None:
     grid = ["-m", *TINY, "trainer.max_epochs=30", "seed=0,1,2,3", "hydra.launcher.n_jobs=1"]
     parent = started(folder, *grid)
     deadline = time.monotonic() + 120

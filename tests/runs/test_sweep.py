@@ -76,7 +76,7 @@ def test_a_run_on_other_reviews_is_not_done(tmp_path: Path) -> None:
     assert not is_done(tmp_path / "copy", cfg)
 
 
-def test_where_the_reviews_lie_makes_no_other_run(tmp_path: Path) -> None:
+def test_the_path_of_the_reviews_does_not_change_the_run(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_parquet(tmp_path / name, train=some_reviews(60), test=some_reviews(8, 60))
     one, other = (composed(f"data.path={tmp_path / name}") for name in ("a", "b"))
@@ -86,7 +86,7 @@ def test_where_the_reviews_lie_makes_no_other_run(tmp_path: Path) -> None:
 # Directories
 
 
-def test_a_sweep_that_is_not_finished_is_gone_on_with(tmp_path: Path) -> None:
+def test_an_unfinished_sweep_is_continued(tmp_path: Path) -> None:
     first = Sweep.open(tmp_path / "now", False, jobs(0, 1))
     leave(first)
     again = Sweep.open(tmp_path / "later", False, jobs(0, 1))
@@ -116,7 +116,7 @@ def test_a_named_sweep_can_be_extended(tmp_path: Path) -> None:
     assert set(sweep.read_plan(more.path)) == {"seed=0", "seed=1"}
 
 
-def test_what_did_not_finish_is_put_aside_whole(tmp_path: Path) -> None:
+def test_unfinished_runs_are_moved_to_earlier(tmp_path: Path) -> None:
     for number in (1, 2):
         unfinished = finished(tmp_path / "name" / "seed=0", jobs(0)["seed=0"])
         (unfinished / "metrics.json").write_text('{"status": "failed"}')
@@ -127,7 +127,7 @@ def test_what_did_not_finish_is_put_aside_whole(tmp_path: Path) -> None:
         assert (kept / "precious").read_text() == str(number)
 
 
-def test_what_is_done_stays_where_it_is(tmp_path: Path) -> None:
+def test_finished_runs_are_not_moved(tmp_path: Path) -> None:
     run = finished(tmp_path / "name" / "seed=0", jobs(0)["seed=0"])
     Sweep.open(tmp_path / "name", True, jobs(0))
     assert sorted(path.name for path in run.iterdir()) == [".hydra", "metrics.json"]
@@ -141,11 +141,11 @@ def test_a_finished_run_of_another_configuration_is_never_moved(tmp_path: Path) 
     assert not (tmp_path / "name" / "sweep.json").exists()
 
 
-def test_what_is_no_run_is_never_moved(tmp_path: Path) -> None:
+def test_other_directories_are_never_moved(tmp_path: Path) -> None:
     mine = tmp_path / "name" / "seed=0"
     mine.mkdir(parents=True)
     (mine / "notes.txt").write_text("mine")
-    with pytest.raises(RunExistsError, match="it is there and no run"):
+    with pytest.raises(RunExistsError, match="exists and is not a run"):
         Sweep.open(tmp_path / "name", True, jobs(0))
     assert (mine / "notes.txt").read_text() == "mine"
 
@@ -165,7 +165,7 @@ def test_a_run_that_is_done_is_never_marked_failed(tmp_path: Path) -> None:
         (".hydra/config.yaml", "seed: ${nowhere}"),
     ],
 )
-def test_a_damaged_run_is_not_done(tmp_path: Path, file: str, content: str) -> None:
+def test_a_corrupt_run_is_not_done(tmp_path: Path, file: str, content: str) -> None:
     cfg = composed("data.max_length=60")  # of real reviews: where there are none, nothing is done
     run = finished(tmp_path / "run", cfg)
     (run / file).write_text(content)
@@ -204,6 +204,6 @@ def test_the_summary_counts_and_gives_reasons(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"runs": {"a": 3}}', '{"runs": []}'])
-def test_a_damaged_plan_is_no_plan(tmp_path: Path, content: str) -> None:
+def test_a_corrupt_plan_is_empty(tmp_path: Path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
     assert sweep.read_plan(tmp_path) == {}

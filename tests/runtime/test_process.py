@@ -52,7 +52,7 @@ def test_threads_are_capped_and_never_raised(
 
 HALVES = """
 import torch
-from imdb_lightning import process
+from imdb_lightning.runtime import process
 process.configure()
 least = torch.full((1_000_000,), torch.finfo(torch.float32).tiny)
 assert torch.get_num_threads() == 2

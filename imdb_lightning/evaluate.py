@@ -10,8 +10,7 @@ The file has columns text and label (0 or negative, 1 or positive).
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exits with 0, or 2 if the model or the reviews cannot be read."""
     arguments = (p := parser()).parse_args(argv)
     from .data.sources import DataError
+    from .data.split import reviews_of_split
     from .inference import LoadError, load  # late: torch takes seconds to import
     from .runtime import process
 
@@ -53,23 +53,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps({"model": str(model.path), "reviews": name, **result}))
     else:
         print(*report(name, result), sep="\n")
-
-
-def reviews_of_split(
-    data: Mapping[str, Any], name: str, path: str | None = None
-) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of "val" or "test" as the run saw them. Raises DataError.
-
-    `data` is the run's group of that name; `path` is where the reviews are now.
-    """
-    from .data.split import official_splits, val_reviews
-
-    path = path or data.get("path") or os.environ.get("IMDB_DATA")
-    official = official_splits({**data, "path": path})
-    reviews = official["test"]
-    if name == "val":
-        reviews = val_reviews(official, data["val_size"], data["seed"])
-    return reviews.texts, reviews.labels.astype(bool)
 
 
 def evaluate(

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow
 import pyarrow.parquet
@@ -48,6 +49,23 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", THREADS)
 
 
+NOT_TESTED = "NOT TESTED: "
+
+
+def not_tested(what: str) -> NoReturn:
+    """Skip a test that this machine does not permit; the summary has a section about it."""
+    pytest.skip(f"{NOT_TESTED}{what}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = [str(report.longrepr[-1]) for report in terminalreporter.stats.get("skipped", [])]
+    lines = [text.partition(NOT_TESTED)[2] for text in reasons if NOT_TESTED in text]
+    if lines:
+        terminalreporter.section("NOT TESTED on this machine", sep="!", red=True, bold=True)
+        for line in sorted(set(lines)):
+            terminalreporter.line(f"{lines.count(line)} tests: {line}", red=True)
+
+
 @pytest.fixture
 def real_data() -> Iterator[str]:
     if REAL is None or not Path(REAL).exists():
@@ -66,19 +84,32 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def command(
-    folder: Path, *arguments: object, module: str = "", timeout: int = 300, **variables: str
+def python(
+    folder: Path, *arguments: object, timeout: int = 300, stdin: str | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m imdb_lightning[.MODULE] ARGUMENTS` in `folder`, as a user would run it."""
-    name = f"imdb_lightning.{module}" if module else "imdb_lightning"
+    """`python ARGUMENTS` in `folder`, with these environment variables beside the tests' own."""
     return subprocess.run(
-        [sys.executable, "-m", name, *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=folder,
         env=environment(folder) | variables,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,
     )
+
+
+def command(
+    folder: Path,
+    *arguments: object,
+    module: str = "",
+    timeout: int = 300,
+    stdin: str | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    """`python -m imdb_lightning[.MODULE] ARGUMENTS` in `folder`, as a user would run it."""
+    name = f"imdb_lightning.{module}" if module else "imdb_lightning"
+    return python(folder, "-m", name, *arguments, timeout=timeout, stdin=stdin, **variables)
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -5,8 +5,6 @@ pytest tests/test_baselines.py
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from imdb_lightning.baselines import BASELINES, Dataset
 from imdb_lightning.data import synthetic
 from imdb_lightning.report.runs import read_predictions
 from imdb_lightning.runs.run import Run
-from tests.conftest import environment, some_reviews, write_parquet
+from tests.conftest import command, some_reviews, write_parquet
 
 
 def some(name: str, count: int) -> Dataset:
@@ -108,14 +106,7 @@ def test_the_unlabelled_reviews_are_predicted_on_request(
 )
 def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "d", train=some_reviews(20), test=some_reviews(6, 20))
-    done = subprocess.run(
-        [sys.executable, "-m", "imdb_lightning.baselines", *arguments],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = command(tmp_path, *arguments, module="baselines")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and expected in line
 
@@ -131,15 +122,8 @@ def test_a_finished_baseline_is_not_fitted_again(
     for name in ("nb_logistic", "nb_logistic_refit"):
         (tmp_path / "out" / name).mkdir(parents=True)
         (tmp_path / "out" / name / "metrics.json").write_text('{"data": {}}')
-    done = subprocess.run(
-        [sys.executable, "-m", "imdb_lightning.baselines"]
-        + ["nb_logistic", "data.path=d", "--output", "out", *more],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    given = ["nb_logistic", "--data", "d", "--output", "out", *more]
+    done = command(tmp_path, *given, module="baselines")
     assert done.returncode == code and done.stdout.count("is done") == 2
     assert expected in done.stdout
     assert {file.read_text() for file in tmp_path.rglob("metrics.json")} == {'{"data": {}}'}

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 import imdb_lightning
-from imdb_lightning.evaluate import reviews_of_split
+from imdb_lightning.data.split import reviews_of_split
 from imdb_lightning.inference import LoadError, load
 from tests.conftest import run_of
 

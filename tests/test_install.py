@@ -63,7 +63,7 @@ def test_make_board_starts_tensorboard_for_this_machine_alone(tmp_path: Path) ->
             assert address is not None, lines
             assert address[0].startswith("http://127.0.0.1:")
             with urllib.request.urlopen(address[0], timeout=20) as page:
-                assert b"TensorBoard" in page.read_test_reviews()
+                assert b"TensorBoard" in page.read()
         finally:
             os.killpg(board.pid, signal.SIGKILL)
 
@@ -79,7 +79,7 @@ def test_the_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
     work = tmp_path / "work with spaces"
     work.mkdir()
     variables = environment(tmp_path) | {"PYTHONPATH": str(place)}  # before the editable install
-    where = "import imdb_lightning.config as c; print(c.conf_dir())"
+    where = "from imdb_lightning.config.paths import conf_dir; print(conf_dir())"
     found = subprocess.run(
         [sys.executable, "-c", where], cwd=work, env=variables, capture_output=True, text=True
     )

@@ -122,7 +122,7 @@ def test_the_best_weights_replace_the_average(tmp_path: Path) -> None:
 
     options = ("model=rnn", "optim.lr=0.05", "optim.ema_decay=0.5", "trainer.max_epochs=6")
     run = run_of(tmp_path / "run", *options, "test_checkpoint=best", "seed=2")
-    from imdb_lightning.evaluate import reviews_of_split
+    from imdb_lightning.data.split import reviews_of_split
     from imdb_lightning.inference import load
 
     model = load(run)

@@ -314,12 +314,27 @@ def test_early_stopping_ends_a_run_that_learns_nothing(tmp_path: Path) -> None:
     assert len(metrics["epochs"]) == 3
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
-def test_other_precisions_and_clipping_train(precision: str, tmp_path: Path) -> None:
-    # PyTorch's LSTM has bf16 on some processors alone.
-    overrides = [f"trainer.precision={precision}", "trainer.gradient_clip_val=0.1", "model=gru"]
-    metrics = train(composed(*TINY, *overrides), tmp_path / "run")
-    assert metrics["status"] == "done"
+@pytest.mark.parametrize(
+    ("precision", "dtype", "nearness"),
+    [("64-true", torch.float64, 1e-6), ("bf16-mixed", torch.float32, 2e-2)],
+)
+def test_other_precisions_compute_nearly_the_same_and_clip(
+    precision: str, dtype: torch.dtype, nearness: float, tmp_path: Path
+) -> None:
+    """After one step: the loss of float32 but for rounding, and a gradient of the norm 0.1."""
+    # PyTorch's LSTM has bf16 only on some processors.
+    one_step = ["model=gru", "trainer.max_epochs=1", "+trainer.limit_train_batches=1"]
+    losses = []
+    for name in ("32-true", precision):
+        path = tmp_path / name
+        options = [f"trainer.precision={name}", "trainer.gradient_clip_val=1e-3"]
+        losses.append(train(composed(*TINY, *one_step, *options), path)["epochs"][0]["train/loss"])
+    assert 0 < abs(losses[1] - losses[0]) < nearness * losses[0]
+    saved = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {weights.dtype for weights in saved["state_dict"].values()} == {dtype}
+    # Adam's first moment is a tenth of the gradient.
+    moments = [s["exp_avg"].flatten() for s in saved["optimizer_states"][0]["state"].values()]
+    assert torch.cat(moments).norm().item() == pytest.approx(1e-4, rel=1e-3)
 
 
 @pytest.mark.parametrize(

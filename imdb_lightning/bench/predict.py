@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.datamodule import ReviewDataModule
-from ..evaluate import reviews_of_split
+from ..data.split import reviews_of_split
 from ..inference import load
 from ..model.classifier import Classifier
 from ..runs.run import Run

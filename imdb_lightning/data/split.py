@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,8 +53,17 @@ def stratified_holdout(
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
 
 
-def val_reviews(official: Mapping[str, Reviews], val_size: int, seed: int) -> Reviews:
-    """The reviews of the validation split. Raises DataError."""
+def reviews_of_split(
+    data: Mapping[str, Any], name: str, path: str | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Texts and labels (bool) of "val" or "test" as a run saw them. Raises DataError.
+
+    `data` is the run's group of that name; `path` is where the reviews are now.
+    """
+    path = path or data.get("path") or os.environ.get("IMDB_DATA")
+    official = official_splits({**data, "path": path})
+    if name == "test":
+        return official["test"].texts, official["test"].labels.astype(bool)
     train = official["train"]
-    _, rows = stratified_holdout(train.labels, val_size, seed)
-    return Reviews([train.texts[row] for row in rows], train.labels[rows])
+    _, rows = stratified_holdout(train.labels, data["val_size"], data["seed"])
+    return [train.texts[row] for row in rows], train.labels[rows].astype(bool)

@@ -6,8 +6,6 @@ pytest tests/explain/test_reading.py
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from imdb_lightning.explain import explanation, page
 from imdb_lightning.inference import Predictor, load
 from imdb_lightning.model.cells import Cell, GRUCell, LSTMCell
-from tests.conftest import run_of
+from tests.conftest import command, run_of
 from tests.report.test_page import References
 
 
@@ -134,15 +132,12 @@ def test_the_page_is_one_file_and_escapes_the_review(model: Predictor) -> None:
 
 @pytest.mark.parametrize("model", MODELS[:1], indirect=True)
 def test_the_command_writes_a_page_and_never_over_one(model: Predictor, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "imdb_lightning.explain", str(model.path), TEXT]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    shown = command(tmp_path, model.path, TEXT, module="explain")
     assert shown.returncode == 0, shown.stderr
     assert re.match(r"(positive|negative) 0\.\d{4}", shown.stdout)
     assert "contributions: " in shown.stdout
-    target = tmp_path / "reading.html"
+    target = tmp_path / "explanation.html"
     for code in (0, 2):
-        done = subprocess.run(
-            [*command, "--html", str(target)], capture_output=True, text=True, timeout=120
-        )
+        done = command(tmp_path, model.path, TEXT, "--html", target, module="explain")
         assert done.returncode == code, done.stderr
     assert "already exists" in done.stderr

@@ -1,6 +1,6 @@
-"""Runs in processes of their own, which end themselves with SIGKILL at a chosen moment.
+"""Runs in their own processes, which kill themselves at a chosen moment.
 
-A process comes out of multiprocessing's fork server, which has imported PyTorch and Lightning once.
+The processes come from multiprocessing's fork server, which has imported PyTorch and Lightning.
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ CLOCK = {
 
 
 class Moment(NamedTuple):
-    """SIGKILL before or after the `call`-th call of a function or method."""
+    """SIGKILL before or after the `call`-th call of a function or method.
+
+    With `named` only calls count whose first argument contains it, such as a file's name.
+    """
 
     where: str  # "module:name", such as "imdb_lightning.runs.storage:atomic_write"
     call: int = 1
     after: bool = False
+    named: str = ""
 
     def arm(self) -> None:
         module, _, name = self.where.partition(":")
@@ -61,8 +65,9 @@ class Moment(NamedTuple):
 
         def counted(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
-            calls += 1
-            last = calls == self.call
+            counts = not self.named or self.named in str(arguments[0])
+            calls += counts
+            last = counts and calls == self.call
             if last and not self.after:
                 os.kill(os.getpid(), signal.SIGKILL)
             value = original(*arguments, **options)
@@ -111,7 +116,7 @@ def command(folder: Path, *arguments: str, moment: Moment | None = None) -> int 
 
 
 def run(folder: Path, *arguments: str, moment: Moment | None = None) -> Path:
-    """A run in folder/run, or what goes on in it, to its end or its kill."""
+    """A run in folder/run, new or resumed, to its end or its kill."""
     code = command(folder, *arguments, "hydra.run.dir=run", "resume=auto", moment=moment)
     expected = 0 if moment is None else -signal.SIGKILL
     assert code == expected, (code, output_of(folder))
@@ -119,10 +124,7 @@ def run(folder: Path, *arguments: str, moment: Moment | None = None) -> Path:
 
 
 def killed_after(folder: Path, seconds: float, *arguments: str) -> bool:
-    """The same, ended with SIGKILL from outside; whether it was at work still.
-
-    The time begins when there is a run.
-    """
+    """The same, killed from outside `seconds` after it has started; True if it was running."""
     process = started(folder, *arguments, "hydra.run.dir=run", "resume=auto")
     while not (folder / "run" / "metrics.json").exists() and process.is_alive():
         time.sleep(0.002)

@@ -1,4 +1,4 @@
-"""What real machines do to a run: full disks, numbers that are none, damaged files, secrets.
+"""Faults of real machines: full disks, NaN, corrupt files, secrets.
 
 pytest tests/reliability/test_faults.py
 """
@@ -21,7 +21,16 @@ import torch
 from imdb_lightning import load
 from imdb_lightning.runs.run import Run
 from imdb_lightning.train import train
-from tests.conftest import TINY, composed, environment, run_of, some_reviews, write_parquet
+from tests.conftest import (
+    TINY,
+    composed,
+    environment,
+    not_tested,
+    python,
+    run_of,
+    some_reviews,
+    write_parquet,
+)
 from tests.conftest import command as fresh_command
 
 from .processes import SMALL, command, differences, output_of, run
@@ -44,14 +53,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_old_checkpoint(tmp_path: Path) -
         "sys.argv = ['imdb_lightning', 'resume=run', 'trainer.max_epochs=2']\n"
         "from imdb_lightning.__main__ import main; main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = python(tmp_path, "-c", code)
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "Errno" in line]
     assert "File too large" in line and "MB to write" in line and "MB free" in line
@@ -65,12 +67,12 @@ def test_a_full_disk_ends_the_run_and_keeps_the_old_checkpoint(tmp_path: Path) -
 
 
 def mounted(tmp_path: Path, options: str, *arguments: str) -> tuple[int, str, float]:
-    """A run on a file system of its own, with these options of tmpfs; skips where none may be."""
+    """A run on its own tmpfs with these options; not tested if none may be mounted."""
     script = 'mount -t tmpfs -o "$1" none "$2" || exit 77; shift 2; exec "$@"'
     place = tmp_path / "place"
     place.mkdir(exist_ok=True)
     if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare here")
+        not_tested("a full and a read-only disk: there is no unshare")
     began = time.monotonic()
     done = subprocess.run(
         ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", options, str(place)]
@@ -82,7 +84,7 @@ def mounted(tmp_path: Path, options: str, *arguments: str) -> tuple[int, str, fl
         timeout=120,
     )
     if done.returncode == 77 or "unshare: " in done.stderr:
-        pytest.skip("no file system may be mounted here")
+        not_tested("a full and a read-only disk: no file system may be mounted")
     return done.returncode, done.stdout + done.stderr, time.monotonic() - began
 
 
@@ -119,14 +121,7 @@ def test_an_unwritable_directory_is_reported_before_anything_is_read(
         "try: main()\n"
         "finally: print('torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *TINY, f"hydra.run.dir={place}"],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = python(tmp_path, "-c", code, *TINY, f"hydra.run.dir={place}")
     assert done.returncode == 2
     assert done.stdout.split() == ["False"]  # not even PyTorch was imported: that takes seconds
     assert len(done.stderr.splitlines()) == 1 and "a run needs a directory" in done.stderr
@@ -135,15 +130,7 @@ def test_an_unwritable_directory_is_reported_before_anything_is_read(
 
 @pytest.mark.slow
 def test_without_a_temporary_folder_it_trains(tmp_path: Path) -> None:
-    variables = environment(tmp_path) | {"TMPDIR": "/proc/nowhere"}
-    done = subprocess.run(
-        [sys.executable, "-m", "imdb_lightning", *TINY, "model=custom_lstm"],
-        cwd=tmp_path,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = fresh_command(tmp_path, *TINY, "model=custom_lstm", TMPDIR="/proc/nowhere")
     assert done.returncode == 0, done.stderr
 
 
@@ -301,14 +288,7 @@ def test_loading_and_predicting_do_not_change_random_state(tmp_path: Path) -> No
 def test_secrets_of_the_environment_are_written_nowhere(tmp_path: Path) -> None:
     canary = "canary-5e2f"
     secrets = {"HF_TOKEN": canary, "AWS_SECRET_ACCESS_KEY": canary, "WANDB_API_KEY": canary}
-    done = subprocess.run(
-        [sys.executable, "-m", "imdb_lightning", "-m", *TINY, "seed=0", "hydra.verbose=true"],
-        cwd=tmp_path,
-        env=environment(tmp_path) | secrets,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = fresh_command(tmp_path, "-m", *TINY, "seed=0", "hydra.verbose=true", **secrets)
     assert done.returncode == 0, done.stderr
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert any(file.name == "metrics.json" for file in files)

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on and ends with the bits of one that never was.
+"""A run that is killed at any moment is resumed and ends with the bits of one that was not.
 
 pytest tests/reliability/test_kills.py; pytest -m slow tests/reliability/test_kills.py
 """
@@ -11,9 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from imdb_lightning.runs import checkpoint
+from imdb_lightning.runs.run import Run
 from tests.runs.test_launcher import children_of
 
 from .processes import (
@@ -46,26 +49,65 @@ MODELS = {
 }
 EPOCH_END = "imdb_lightning.callbacks.run_logger:RunLogger.on_train_epoch_end"
 SAVE = "imdb_lightning.callbacks.checkpoints:RunCheckpoint.on_train_epoch_end"
+
+
+class Disk(NamedTuple):
+    """What a killed run has left: progress as (epoch, batch), and epochs in metrics.json."""
+
+    last: tuple[int, int] | None
+    epochs: int
+    best: tuple[int, int] | None = (1, 0)
+    has_temporary_file: bool = False
+    has_predictions: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> Disk:
+        run = Run(path)
+        last, best = (
+            checkpoint.TrainingProgress(**checkpoint.read(file)["progress"])[:2]
+            if file.exists()
+            else None
+            for file in (run.last, run.best)
+        )
+        temporary = any(run.last.parent.glob(".*.tmp"))
+        return cls(last, run.completed_epochs, best, temporary, run.predictions.exists())
+
+
+# Ten steps an epoch, a checkpoint after the third, sixth and ninth; the first epoch is the best.
 MOMENTS = {
-    "before the first step": Moment(STEP, 1),
-    "before the first checkpoint": Moment(STEP, 3),
-    "in training": Moment(STEP, 17),
-    "at the last step of an epoch": Moment(STEP, 20),
-    "in validation": Moment(VALIDATION, 3),
-    "at the end of an epoch, before its record": Moment(EPOCH_END, 2),
-    "at the end of an epoch, after its record": Moment(EPOCH_END, 2, after=True),
-    "at the end of an epoch, before its checkpoint": Moment(SAVE, 2),
-    "at the end of an epoch, after its checkpoint": Moment(SAVE, 2, after=True),
-    "between the best and the last checkpoint": Moment(
-        "imdb_lightning.runs.checkpoint:ChecksummedCheckpointIO.save_checkpoint", 4, after=True
+    "before the first step": (Moment(STEP, 1), Disk(None, 0, None)),
+    "before the first checkpoint": (Moment(STEP, 3), Disk(None, 0, None)),
+    "in training": (Moment(STEP, 17), Disk((1, 6), 1)),
+    "at the last step of an epoch": (Moment(STEP, 20), Disk((1, 9), 1)),
+    "in validation": (Moment(VALIDATION, 3), Disk((1, 9), 1)),
+    "at the end of an epoch, before it is logged": (Moment(EPOCH_END, 2), Disk((1, 9), 1)),
+    "at the end of an epoch, after it is logged": (
+        Moment(EPOCH_END, 2, after=True),
+        Disk((1, 9), 2),
     ),
-    "while a checkpoint is on its way to the disk": Moment("os:fsync", 12),
-    "while a checkpoint's name is on its way to the disk": Moment("os:fsync", 13),
-    "after the last epoch, before the test": Moment(SAVE, 3, after=True),
-    "in the test": Moment(TEST, 2),
-    "before the predictions": Moment("imdb_lightning.runs.run:Run.write_predictions"),
-    "before the end is recorded": Moment(
-        "imdb_lightning.loggers.tensorboard:TensorBoard._add_hparams", 1, after=True
+    "at the end of an epoch, before its checkpoint": (Moment(SAVE, 2), Disk((1, 9), 2)),
+    "at the end of an epoch, after its checkpoint": (Moment(SAVE, 2, after=True), Disk((2, 0), 2)),
+    "between the best and the last checkpoint": (
+        Moment("imdb_lightning.runs.checkpoint:ChecksummedCheckpointIO.save_checkpoint", 4, True),
+        Disk((0, 9), 1),
+    ),
+    "before a checkpoint is renamed": (
+        Moment("pathlib:Path.replace", 5, named=".last.ckpt."),
+        Disk((1, 0), 1, has_temporary_file=True),
+    ),
+    "after a checkpoint is renamed": (
+        Moment("pathlib:Path.replace", 5, after=True, named=".last.ckpt."),
+        Disk((1, 3), 1),
+    ),
+    "after the last epoch, before the test": (Moment(SAVE, 3, after=True), Disk((3, 0), 3)),
+    "in the test": (Moment(TEST, 2), Disk((3, 0), 3)),
+    "before the predictions": (
+        Moment("imdb_lightning.runs.run:Run.write_predictions"),
+        Disk((3, 0), 3),
+    ),
+    "before the end is recorded": (
+        Moment("imdb_lightning.loggers.tensorboard:TensorBoard._add_hparams", after=True),
+        Disk((3, 0), 3, has_predictions=True),
     ),
 }
 
@@ -112,12 +154,13 @@ def test_wherever_it_is_killed(
 def test_whatever_it_was_about(
     name: str, uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
-    run(tmp_path, *SMALL, moment=MOMENTS[name])
+    moment, disk = MOMENTS[name]
+    assert Disk.of(run(tmp_path, *SMALL, moment=moment)) == disk
     assert differences(uninterrupted(), run(tmp_path, *SMALL)) == []
 
 
 def test_three_kills_in_one_epoch(uninterrupted: Callable[..., Path], tmp_path: Path) -> None:
-    for step in (14, 3, 4):  # of the process: each goes on after the third, sixth, ninth batch
+    for step in (14, 3, 4):  # of the process: they resume after the third, sixth, ninth batch
         run(tmp_path, *SMALL, moment=Moment(STEP, step))
     resumed = run(tmp_path, *SMALL)
     expected = [line for line in output_of(tmp_path).splitlines() if line.startswith("resuming")]

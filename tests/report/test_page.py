@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from imdb_lightning.data import sources
 from imdb_lightning.report import page
 from imdb_lightning.report.runs import collect
 from imdb_lightning.runs import sweep
-from tests.conftest import write_parquet
+from tests.conftest import command, write_parquet
 from tests.report.conftest import Make, configuration
 
 
@@ -36,8 +35,7 @@ def rows(markdown: str, start: str) -> list[list[str]]:
 
 
 def report(*arguments: Path | str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "imdb_lightning.report", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return command(Path.cwd(), *arguments, module="report")
 
 
 class References(HTMLParser):

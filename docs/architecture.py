@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "imdb_lightning"
 COMMANDS = "commands"  # every module that can be run, and what only they use
 OF_COMMANDS = {"__main__", "plan", "preflight", "cli", "predict", "evaluate", "demo", "baselines"}
-WIDTH, HEIGHT, GAP, RISE = 124, 44, 26, 66  # pixels of a box, and between boxes and rows
+WIDTH, HEIGHT, LANE = 124, 40, 8  # pixels of a box, and of an arrow that passes a row
+GAP, RISE = 24, 52  # pixels between boxes and between rows
 
 
 def parts_of(file: Path) -> str:
@@ -79,59 +80,86 @@ def reduced(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
-def rows_of(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Parts in rows, so that every arrow points down."""
-    height: dict[str, int] = {}
+def depths(graph: dict[str, set[str]]) -> dict[str, int]:
+    """The row of each part: every arrow points down; parts without imports are in the last row."""
+    depth: dict[str, int] = {}
 
     def measure(part: str) -> int:
-        if part not in height:
-            height[part] = 1 + max(map(measure, graph[part]), default=-1)
-        return height[part]
+        if part not in depth:
+            above = [other for other in graph if part in graph[other]]
+            depth[part] = 1 + max(map(measure, above), default=-1)
+        return depth[part]
 
-    for part in graph:
-        measure(part)
-    rows = [
-        [p for p in sorted(graph) if height[p] == level]
-        for level in range(max(height.values()) + 1)
+    last = max(map(measure, graph))
+    return depth | {part: last for part in graph if not graph[part]}
+
+
+def ways(graph: dict[str, set[str]], depth: dict[str, int]) -> list[list[str]]:
+    """Each arrow as a list of places, one in each row that it passes."""
+    return [
+        [part, *(f"{part} {other} {row}" for row in range(depth[part] + 1, depth[other])), other]
+        for part in sorted(graph)
+        for other in sorted(graph[part])
     ]
-    rows.reverse()
-    place = {part: i - len(row) / 2 for row in rows for i, part in enumerate(row)}
-    for _ in range(8):  # each part near the middle of those that import it
-        for row in rows[1:]:
-            above = {p: [q for q in graph if p in graph[q]] for p in row}
-            row.sort(key=lambda p: sum(place[q] for q in above[p]) / max(len(above[p]), 1))
-            place |= {part: i - (len(row) - 1) / 2 for i, part in enumerate(row)}
-    return rows
+
+
+def positions(graph: dict[str, set[str]]) -> dict[str, tuple[float, float]]:
+    """The middle of the top of each part and place, in pixels from the middle of the picture."""
+    depth = depths(graph)
+    steps = [pair for way in ways(graph, depth) for pair in pairwise(way)]
+    rows: list[list[str]] = [[] for _ in range(1 + max(depth.values()))]
+    for part in sorted(depth):
+        rows[depth[part]].append(part)
+    for _, place in steps:
+        if place not in depth:
+            rows[int(place.rsplit(" ", 1)[1])].append(place)
+    x = {place: 0.0 for row in rows for place in row}
+
+    def spread(row: list[str]) -> None:
+        width = {place: WIDTH if place in depth else LANE for place in row}
+        left = -(sum(width.values()) + GAP * (len(row) - 1)) / 2
+        for place in row:
+            x[place] = left + width[place] / 2
+            left += width[place] + GAP
+
+    for row in rows:
+        spread(row)
+    for turn in range(24):  # each place near the middle of those above and below it
+        for row in rows if turn % 2 else reversed(rows):
+            near = {p: [a if b == p else b for a, b in steps if p in (a, b)] for p in row}
+            row.sort(key=lambda p: sum(x[q] for q in near[p]) / max(len(near[p]), 1))
+            spread(row)
+    return {p: (x[p], GAP + n * (HEIGHT + RISE)) for n, row in enumerate(rows) for p in row}
 
 
 def svg() -> str:
     graph = reduced(imports())
-    rows = rows_of(graph)
-    width = max(map(len, rows)) * (WIDTH + GAP) + GAP
-    height = len(rows) * (HEIGHT + RISE) - RISE + 2 * GAP
-    at = {
-        part: (width / 2 + (i - (len(row) - 1) / 2) * (WIDTH + GAP), GAP + level * (HEIGHT + RISE))
-        for level, row in enumerate(rows)
-        for i, part in enumerate(row)
-    }
+    depth, at = depths(graph), positions(graph)
+    width = 2 * (max(abs(x) for x, _ in at.values()) + WIDTH / 2 + GAP)
+    height = max(y for _, y in at.values()) + HEIGHT + GAP
     lines = []
-    for part, others in sorted(graph.items()):
-        for other in sorted(others):
-            (x, y), (u, v) = at[part], at[other]
-            y, v = y + HEIGHT, v - 4
+    for way in ways(graph, depth):
+        points = [(at[place][0] + width / 2, at[place][1]) for place in way]
+        x, y = points[0]
+        path = f"M{x:.0f},{y + HEIGHT:.0f}"
+        y += HEIGHT
+        for place, (u, v) in zip(way[1:], points[1:], strict=True):
+            v -= 4 if place in depth else 0
             bend = (v - y) / 2
-            lines.append(
-                f'<path d="M{x:.0f},{y:.0f} C{x:.0f},{y + bend:.0f} {u:.0f},{v - bend:.0f} '
-                f'{u:.0f},{v:.0f}" marker-end="url(#arrow)"/>'
-            )
-    for part, (x, y) in sorted(at.items()):
-        name = part if part == COMMANDS or not (PACKAGE / part).is_dir() else f"{part}/"
-        name = name if name.endswith("/") or part == COMMANDS else f"{part}.py"
+            path += f" C{x:.0f},{y + bend:.0f} {u:.0f},{v - bend:.0f} {u:.0f},{v:.0f}"
+            if place not in depth:
+                path += f" L{u:.0f},{v + HEIGHT:.0f}"
+            x, y = u, v + HEIGHT
+        lines.append(f'<path d="{path}" marker-end="url(#arrow)"/>')
+    for part in sorted(depth):
+        x, y = at[part][0] + width / 2, at[part][1]
+        ending = "" if part == COMMANDS else "/" if (PACKAGE / part).is_dir() else ".py"
         lines.append(
             f'<rect x="{x - WIDTH / 2:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
-            f'<text x="{x:.0f}" y="{y + HEIGHT / 2 + 5:.0f}">{escape(name)}</text>'
+            f'<text x="{x:.0f}" y="{y + HEIGHT / 2 + 5:.0f}">{part}{ending}</text>'
         )
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">
+    size = f"0 0 {width:.0f} {height:.0f}"
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" role="img">
 <title>The parts of imdb_lightning and their imports</title>
 <style>
 rect {{ fill: #f6f7f9; stroke: #5b6470; }}

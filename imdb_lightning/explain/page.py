@@ -10,6 +10,7 @@ import matplotlib.cm
 import matplotlib.image
 import matplotlib.mathtext
 import numpy as np
+from matplotlib.font_manager import FontProperties
 
 from ..inference import Predictor
 from ..report.templates import render
@@ -20,6 +21,7 @@ COLUMN = (15, 44)  # pixels of a token in trajectory and heat maps: at least and
 WIDTH = 900  # pixels of a short review
 ROW = 3  # pixels of a unit in a heat map
 HEIGHT = 160  # pixels of the trajectory
+GRAY = "#7a838f"  # of formulas: readable on white and on black
 
 
 def html(model: Predictor, text: str, explanation: Explanation, form: bool = False) -> str:
@@ -88,8 +90,10 @@ def formula(equation: str) -> str:
     if not equation:
         return ""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "formula", "mathtext.fontset": "cm"}):
-        matplotlib.mathtext.math_to_image(f"${equation}$", buffer, format="svg", color="#5b6470")
+    style = {"svg.hashsalt": "formula", "mathtext.fontset": "cm", "savefig.transparent": True}
+    with matplotlib.rc_context(style):
+        size = FontProperties(size=14)
+        matplotlib.mathtext.math_to_image(f"${equation}$", buffer, size, 72, "svg", color=GRAY)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -1,4 +1,4 @@
-"""The baselines learn, choose on val alone, and leave what the page of the recipes reads.
+"""The baselines learn, choose on val alone, and write what the page of the recipes reads.
 
 pytest tests/test_baselines.py
 """

@@ -1,6 +1,6 @@
 """A trained model answers as it did in training, and nothing that comes with it is run.
 
-pytest tests/test_trained.py
+pytest tests/test_inference.py
 """
 
 from __future__ import annotations

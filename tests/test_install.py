@@ -44,7 +44,7 @@ def test_no_version_that_is_allowed_has_a_hole_that_was_known() -> None:
 
 
 def test_make_board_starts_tensorboard_for_this_machine_alone(tmp_path: Path) -> None:
-    # The environment of these tests stands in for .venv, and port 0 is any that is free.
+    # The environment of these tests takes the place of .venv, and port 0 is any free one.
     folder = Path(sys.executable).parent
     if not (folder / "tensorboard").exists():
         pytest.skip("the environment has no tensorboard command")

@@ -72,7 +72,7 @@ def run(folder: Path, done: subprocess.CompletedProcess[str]) -> Run:
     return Run(path)
 
 
-# What a run leaves
+# The files of a run
 
 
 def test_a_run_says_how_it_goes(done: subprocess.CompletedProcess[str], run: Run) -> None:
@@ -231,7 +231,7 @@ def test_each_implementation_trains_to_the_same_bits_twice(
 # Kinds of runs
 
 
-OF_LADDER = ("recipes/", "pretrain/")  # each stands on the one before: the rest are slow
+OF_LADDER = ("recipes/", "pretrain/")  # each builds on the one before: the rest are slow
 DEFAULT = ("recipes/adversarial", "pretrain/vectors")
 
 

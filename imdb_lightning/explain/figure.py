@@ -65,8 +65,14 @@ def draw_trajectory(ax: Axes, explanation: Explanation) -> None:
 def draw_gate(ax: Axes, gate: Gate, tokens: list[str]) -> None:
     """A column for each token, a row for each unit."""
     color_map = "viridis" if gate.low == 0 else "RdBu_r"
-    limits = {"vmin": gate.low, "vmax": gate.high}
-    ax.imshow(gate.values_TH.T, aspect="auto", interpolation="nearest", cmap=color_map, **limits)
+    ax.imshow(
+        gate.values_TH.T,
+        cmap=color_map,
+        vmin=gate.low,
+        vmax=gate.high,
+        aspect="auto",
+        interpolation="nearest",
+    )
     equation = f"   ${gate.equation}$" if gate.equation else ""
     ax.set_title(f"{gate.name}{equation}", fontsize=10)
     ax.set_xticks(np.arange(len(tokens)), tokens, rotation=40, ha="right", fontsize=7)
@@ -76,6 +82,7 @@ def draw_gate(ax: Axes, gate: Gate, tokens: list[str]) -> None:
 def image(model: Predictor, explanation: Explanation, kind: str) -> bytes:
     """The figure as a "png", "svg" or "pdf"."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "explanation", "font.size": 9}):
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update({"svg.hashsalt": "explanation", "font.size": 9})
         figure(model, explanation).savefig(buffer, format=kind, dpi=130)
     return buffer.getvalue()

@@ -90,8 +90,10 @@ def formula(equation: str) -> str:
     if not equation:
         return ""
     buffer = io.BytesIO()
-    style = {"svg.hashsalt": "formula", "mathtext.fontset": "cm", "savefig.transparent": True}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(
+            {"svg.hashsalt": "formula", "mathtext.fontset": "cm", "savefig.transparent": True}
+        )
         size = FontProperties(size=14)
         matplotlib.mathtext.math_to_image(f"${equation}$", buffer, size, 72, "svg", color=GRAY)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,6 +1,6 @@
 """Splits, duplicates, and what Lightning gets from the data module.
 
-pytest tests/data/test_module.py
+pytest tests/data/test_datamodule.py
 """
 
 from __future__ import annotations

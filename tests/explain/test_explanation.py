@@ -1,6 +1,6 @@
-"""A reading is the model's own: trajectory, contributions and gates.
+"""An explanation is the model's own: trajectory, contributions and gates.
 
-pytest tests/explain/test_reading.py
+pytest tests/explain/test_explanation.py
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
 
 from imdb_lightning.explain import explanation, page
 from imdb_lightning.inference import Predictor, load
-from imdb_lightning.model.cells import Cell, GRUCell, LSTMCell
+from imdb_lightning.model.cells import Cell, GRUCell, LSTMCell, State
 from tests.conftest import command, run_of
 from tests.report.test_page import References
 
@@ -115,7 +116,21 @@ def test_the_gates_of_a_gru_give_its_state(reset: str) -> None:
     assert torch.allclose(z * h_BH + (1 - z) * n, cell(x_BI, (h_BH,))[0], atol=1e-12)
 
 
-# The page
+class Undescribed(LSTMCell):
+    """An LSTM that forgets less: none of its base's equations and gates are its own."""
+
+    def step(self, projected_x: torch.Tensor, state: State) -> State:
+        h_BH, c_BH = super().step(projected_x, state)
+        return h_BH, (c_BH + state[1]) / 2
+
+
+def test_a_cell_that_says_nothing_of_itself_is_shown_by_its_states_alone() -> None:
+    with torch.inference_mode():
+        gates = explanation.gates_of_cell(Undescribed(5, 4), torch.randn(6, 1, 5))
+    assert [(gate.name, gate.equation) for gate in gates] == [("output h", ""), ("state 2", "")]
+
+
+# The page and the figure
 
 
 def test_the_page_is_one_file_and_escapes_the_review(model: Predictor) -> None:
@@ -141,3 +156,17 @@ def test_the_command_writes_a_page_and_never_over_one(model: Predictor, tmp_path
         done = command(tmp_path, model.path, TEXT, "--html", target, module="explain")
         assert done.returncode == code, done.stderr
     assert "already exists" in done.stderr
+
+
+@pytest.mark.parametrize("model", MODELS[:1], indirect=True)
+def test_the_command_writes_a_figure_and_never_over_one(model: Predictor, tmp_path: Path) -> None:
+    target = tmp_path / "explanation.png"
+    for code in (0, 2):
+        done = command(tmp_path, model.path, TEXT, "--figure", target, module="explain")
+        assert done.returncode == code, done.stderr
+    assert "already exists" in done.stderr
+    assert matplotlib.image.imread(target).std() > 0
+    wrong = command(tmp_path, model.path, TEXT, "--figure", "explanation.jpg", module="explain")
+    assert wrong.returncode == 2
+    assert "explanation.jpg: must be one of .png, .svg, .pdf" in wrong.stderr
+    assert list(tmp_path.glob("explanation*")) == [target]

@@ -40,6 +40,56 @@ def test_cells_keep_the_contract(name: str) -> None:
     check_cell(OURS[name])
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_every_gate_and_state_of_a_cell_has_its_equation(name: str) -> None:
+    cell = OURS[name]
+    gates = cell.gates(torch.zeros(B, len(cell.bias_ih)), cell.initial_state(B))
+    assert set(cell.equations()) == {*gates, *cell.STATES}
+    assert len(cell.STATES) == cell.states
+
+
+class SlowForgetting(LSTMCell):
+    """Computes another step with the gates that it inherits."""
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        h_BH, c_BH = super().step(projected_x, state)
+        return h_BH, (c_BH + state[1]) / 2
+
+
+class NegatedGates(LSTMCell):
+    """Computes the inherited step with other gates."""
+
+    def gates(self, projected_x: Tensor, state: State) -> dict[str, Tensor]:
+        return super().gates(-projected_x, state)
+
+
+class OtherInput(LSTMCell):
+    def project(self, x: Tensor) -> Tensor:
+        return super().project(x).square()
+
+
+class AnotherName(LSTMCell):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "described"),
+    [
+        (LSTMCell, ["EQUATIONS", "STATES", "gates"]),
+        (AnotherName, ["EQUATIONS", "STATES", "gates"]),
+        (SlowForgetting, []),
+        (NegatedGates, ["gates"]),
+        (OtherInput, []),
+    ],
+)
+def test_a_cell_inherits_no_description_of_another_step(
+    kind: type[LSTMCell], described: list[str]
+) -> None:
+    names = ["EQUATIONS", "STATES", "gates"]
+    assert [name for name in names if kind.describes_itself(name)] == described
+    assert bool(kind(SIZE, H).equations()) == ("EQUATIONS" in described)
+
+
 @pytest.mark.parametrize("name", TORCHS)
 def test_a_step_and_its_gradients_are_pytorchs(name: str) -> None:
     kind, options, theirs_kind = TORCHS[name]
@@ -101,7 +151,7 @@ def test_an_unknown_reset_is_refused() -> None:
 
 
 class Forgetful(RNNCell):
-    """Keeps a state of its own between calls."""
+    """Keeps a hidden state between calls."""
 
     def forward(self, x_BI: Tensor, state: State) -> State:
         kept = getattr(self, "kept", 0.0)

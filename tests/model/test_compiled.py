@@ -26,7 +26,7 @@ from tests.model.test_fused import CELLS, everything, inputs
 
 
 class Unseen(Cell):
-    """A cell that the package does not know, whose input enters in a way of its own."""
+    """A cell that the package does not know, whose input enters in another way."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=1)

@@ -28,7 +28,7 @@ VALUES = torch.cat([-SIZES, torch.zeros(1), SIZES])
 
 
 def natively(cell: RNNCell | GRUCell, x: Tensor, h: float) -> Tensor:
-    """One step from state h, each value a review of its own."""
+    """One step from state h, each value as a separate review."""
     with torch.no_grad():
         for parameter in cell.parameters():
             parameter.zero_()

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def child(folder: Path, *arguments: str, **variables: str) -> Any:
-    """In a process of its own: Triton reads its mode when it is imported, and may abort."""
+    """In a separate process: Triton reads its mode when it is imported, and may abort."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.model.triton_child", *arguments],
         cwd=ROOT,

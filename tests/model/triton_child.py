@@ -1,4 +1,4 @@
-"""What tests/model/test_triton.py runs in a process of its own; prints JSON.
+"""What tests/model/test_triton.py runs in a separate process; prints JSON.
 
 python -m tests.model.triton_child interpret      with TRITON_INTERPRET=1: errors against float64
 python -m tests.model.triton_child compile 90 lstm,gru_before 64,128     registers, spills, memory

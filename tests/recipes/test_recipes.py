@@ -295,7 +295,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "masked, ensemble + nb_logistic" in text
     assert "report + nb_logistic" not in text  # the best on val alone
     assert "Not better" not in text
-    assert written[1].read_text().count("masked") >= 2  # the rung and what is made of it
+    assert written[1].read_text().count("masked") >= 2  # the rung and what builds on it
     again = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     assert again[0].read_text() == text
     (tmp_path / "recipes.md").write_text("mine")

@@ -1,4 +1,4 @@
-"""Kill a run of three epochs at random, let it go on, and compare every bit: many times.
+"""Kill a run of three epochs at random, let it resume, and compare every bit: many times.
 
 python -m tests.reliability.kill_often --kills 100
 """
@@ -19,7 +19,7 @@ from .test_kills import MODELS
 
 
 LONGER = [*SMALL, "data.train_size=400"]  # 50 steps an epoch
-TOLD = ("resuming", "there is no", "no unfinished")
+MESSAGES = ("resuming", "there is no", "no unfinished")
 
 
 def main() -> None:
@@ -48,7 +48,9 @@ def main() -> None:
             kills += 1
             found = differences(uninterrupted[name], run(killed, *LONGER, *model))
             equal += not found
-            expected = [line for line in output_of(killed).splitlines() if line.startswith(TOLD)]
+            expected = [
+                line for line in output_of(killed).splitlines() if line.startswith(MESSAGES)
+            ]
             print(f"{kills:4} {name:18} after {after:.2f} s  {expected[-1]}", flush=True)
             for line in found:
                 print(f"     {line}", flush=True)

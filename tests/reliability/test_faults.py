@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ def test_a_corrupt_cache_is_never_trained_on(tmp_path: Path) -> None:
     content[-1] ^= 1
     tokens.write_bytes(content)
     assert command(tmp_path, *options, "data.cache_dir=kept", "hydra.run.dir=second") == 0
-    assert "is damaged: encoding the reviews anew" in output_of(tmp_path)
+    assert "is corrupt: encoding the reviews again" in output_of(tmp_path)
     assert differences(tmp_path / "first", tmp_path / "second") == []
 
 
@@ -287,7 +288,8 @@ def test_loading_and_predicting_do_not_change_random_state(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_secrets_of_the_environment_are_written_nowhere(tmp_path: Path) -> None:
     canary = "canary-5e2f"
-    secrets = {"HF_TOKEN": canary, "AWS_SECRET_ACCESS_KEY": canary, "WANDB_API_KEY": canary}
+    variables = ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"]
+    secrets: dict[str, Any] = dict.fromkeys(variables, canary)
     done = fresh_command(tmp_path, "-m", *TINY, "seed=0", "hydra.verbose=true", **secrets)
     assert done.returncode == 0, done.stderr
     files = [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -1,4 +1,4 @@
-"""Which run goes on, and from where; what may not go on; signals.
+"""Which run is resumed, and from where; what cannot be resumed; signals.
 
 pytest tests/reliability/test_resume.py; pytest -m slow tests/reliability/test_resume.py
 """
@@ -62,7 +62,7 @@ def test_a_moved_run_is_resumed_and_evaluated(
     assert len(load(place).predict(["a film"])) == 1
 
 
-# What may not go on
+# What cannot be resumed
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_other_reviews_are_refused(tmp_path: Path) -> None:
     shutil.rmtree(data)
     write_parquet(data, train=some_reviews(60, 5), test=some_reviews(20, 100))
     assert command(tmp_path, "resume=run") == 1
-    assert "tokenizer.json: not the vocabulary of these reviews" in output_of(tmp_path)
+    assert "tokenizer.json does not match these reviews" in output_of(tmp_path)
     (tmp_path / "run" / "tokenizer.json").unlink()
     assert command(tmp_path, "resume=run") == 1
     assert "data.fingerprint: " in output_of(tmp_path)
@@ -185,7 +185,7 @@ def test_a_grid_refuses_resume(tmp_path: Path) -> None:
     assert "a grid resumes by itself" in output_of(tmp_path)
 
 
-# Which one goes on
+# Which one is resumed
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_auto_takes_the_newest_unfinished_run_of_this_configuration(copied: Path
 
 
 def test_auto_resumes_a_run_on_the_fallback(tmp_path: Path) -> None:
-    """Without reviews the synthetic corpus stands in: also where a run goes on."""
+    """Without reviews a run uses the synthetic corpus, and so does resuming it."""
     options = [text for text in SMALL if text != "data=synthetic"] + ["resume=auto"]
     assert command(tmp_path, *options, moment=Moment(STEP, 18)) == -signal.SIGKILL
     assert command(tmp_path, *options) == 0, output_of(tmp_path)
@@ -306,7 +306,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         torch.save({key: old[key] for key in ("state_dict", "epoch", "global_step")}, file)
     done = fresh_command(tmp_path, "resume=run")
     assert done.returncode == 1
-    assert "of a version that could not go on from it" in done.stdout + done.stderr
+    assert "of another version, without" in done.stdout + done.stderr
 
 
 def test_temporary_files_of_a_killed_process_are_removed(copied: Path) -> None:
@@ -418,4 +418,4 @@ def test_one_run_of_a_grid_is_resumed(uninterrupted: Callable[..., Path], tmp_pa
     assert command(tmp_path, *mine, f"resume='grid/{name}'") == 0, output_of(tmp_path)
     assert differences(uninterrupted("seed=4"), tmp_path / "grid" / name) == []
     assert command(tmp_path, *options) == 0
-    assert "2 of 2 runs are done already" in output_of(tmp_path)
+    assert "2 of 2 runs are already done" in output_of(tmp_path)

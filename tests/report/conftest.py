@@ -1,4 +1,4 @@
-"""Run directories as training leaves them, with predictions of a chosen quality."""
+"""Run directories as training writes them, with predictions of a chosen quality."""
 
 from __future__ import annotations
 

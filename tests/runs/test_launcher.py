@@ -1,6 +1,6 @@
 """Grids in processes of their own: one that fails stops no other, and nothing runs twice.
 
-pytest tests/runs/test_launcher.py; pytest -m slow tests/test_launcher.py runs whole grids.
+pytest tests/runs/test_launcher.py; pytest -m slow tests/runs/test_launcher.py runs grids.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def test_after_a_kill_only_unfinished_runs_are_run_again(folder: Path) -> None:
     after = written(sweep)
     assert {name for name in before if before[name] == after[name]} == finished
     (killed,) = set(before) - finished
-    assert "going on " in (sweep / killed / "train.log").read_text()
+    assert "resuming " in (sweep / killed / "train.log").read_text()
     assert not (sweep / ".earlier").exists()
 
 

@@ -23,7 +23,7 @@ from tests.conftest import TINY, composed, some_reviews, write_parquet
 
 
 def finished(path: Path, cfg: DictConfig) -> Path:
-    """What a run of this configuration leaves, as far as a sweep looks at it."""
+    """The files of a run of this configuration that a sweep reads."""
     (path / ".hydra").mkdir(parents=True)
     OmegaConf.save(cfg, path / ".hydra" / "config.yaml")
     (path / "metrics.json").write_text(json.dumps({"status": "done", "val/acc": 0.5}))
@@ -39,7 +39,7 @@ def jobs(*seeds: int) -> dict[str, DictConfig]:
     return {f"seed={seed}": tiny(f"seed={seed}") for seed in seeds}
 
 
-def leave(it: Sweep) -> None:
+def close(it: Sweep) -> None:
     """As the end of its process would."""
     if it.lock is not None:
         os.close(it.lock)
@@ -88,7 +88,7 @@ def test_the_path_of_the_reviews_does_not_change_the_run(tmp_path: Path) -> None
 
 def test_an_unfinished_sweep_is_continued(tmp_path: Path) -> None:
     first = Sweep.open(tmp_path / "now", False, jobs(0, 1))
-    leave(first)
+    close(first)
     again = Sweep.open(tmp_path / "later", False, jobs(0, 1))
     assert again.path == first.path
     other = Sweep.open(tmp_path / "later", False, jobs(0, 1, 2))
@@ -104,12 +104,12 @@ def test_a_named_sweep_takes_one_process_at_a_time(tmp_path: Path) -> None:
     first = Sweep.open(tmp_path / "name", True, jobs(0))
     with pytest.raises(RunLockedError, match="another process is working in it"):
         Sweep.open(tmp_path / "name", True, jobs(0))
-    leave(first)
+    close(first)
     assert Sweep.open(tmp_path / "name", True, jobs(0)).path == tmp_path / "name"
 
 
 def test_a_named_sweep_can_be_extended(tmp_path: Path) -> None:
-    leave(Sweep.open(tmp_path / "name", True, jobs(0)))
+    close(Sweep.open(tmp_path / "name", True, jobs(0)))
     finished(tmp_path / "name" / "seed=0", jobs(0)["seed=0"])
     more = Sweep.open(tmp_path / "name", True, jobs(0, 1))
     assert more.done() == 1
@@ -121,7 +121,7 @@ def test_unfinished_runs_are_moved_to_earlier(tmp_path: Path) -> None:
         unfinished = finished(tmp_path / "name" / "seed=0", jobs(0)["seed=0"])
         (unfinished / "metrics.json").write_text('{"status": "failed"}')
         (unfinished / "precious").write_text(str(number))
-        leave(Sweep.open(tmp_path / "name", True, jobs(0)))
+        close(Sweep.open(tmp_path / "name", True, jobs(0)))
         assert not unfinished.exists()
         kept = tmp_path / "name" / ".earlier" / f"seed=0-{number}"
         assert (kept / "precious").read_text() == str(number)
@@ -182,7 +182,7 @@ def test_a_run_that_is_still_held_is_not_moved(
     with pytest.raises(RunLockedError, match="seed=0"):
         Sweep.open(tmp_path / "name", True, jobs(0))
     alive.release()
-    leave(Sweep.open(tmp_path / "other", True, jobs(0)))
+    close(Sweep.open(tmp_path / "other", True, jobs(0)))
     assert not is_locked(tmp_path / "name" / "seed=0")
 
 

@@ -1,6 +1,6 @@
 """What a process sets before it trains, and how the runs of a grid share the cores.
 
-pytest tests/test_process.py
+pytest tests/runtime/test_process.py
 """
 
 from __future__ import annotations

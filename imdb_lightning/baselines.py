@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Dataset(NamedTuple):
-    """Dataset reviews."""
+    """Labelled reviews of one split."""
 
     texts: list[str]
     labels: np.ndarray  # bool, positive
@@ -60,8 +60,10 @@ def nb_logistic(train: Dataset, C: float) -> FittedModel:
     """Logistic regression with naive Bayes features. C: inverse strength of the penalty."""
     from sklearn.feature_extraction.text import CountVectorizer
 
-    words = CountVectorizer(binary=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", min_df=2)
-    counts = words.fit_transform(train.texts).astype(np.float32)
+    vectorizer = CountVectorizer(
+        binary=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", min_df=2
+    )
+    counts = vectorizer.fit_transform(train.texts).astype(np.float32)
     shares = []
     for label in (True, False):
         total = 1 + np.asarray(counts[train.labels == label].sum(0)).ravel()
@@ -69,7 +71,7 @@ def nb_logistic(train: Dataset, C: float) -> FittedModel:
     ratio = np.log(shares[0] / shares[1]).astype(np.float32)
     model = regression(counts.multiply(ratio).tocsr(), train.labels, C)
     return FittedModel(
-        lambda texts: model.decision_function(words.transform(texts).multiply(ratio).tocsr()),
+        lambda texts: model.decision_function(vectorizer.transform(texts).multiply(ratio).tocsr()),
         2 * len(ratio) + 1,
     )
 
@@ -78,13 +80,13 @@ def tfidf_logistic(train: Dataset, C: float) -> FittedModel:
     """Logistic regression on TF-IDF. C: inverse strength of the penalty."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(
+    vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", min_df=2, sublinear_tf=True
     )
-    model = regression(words.fit_transform(train.texts), train.labels, C)
+    model = regression(vectorizer.fit_transform(train.texts), train.labels, C)
     return FittedModel(
-        lambda texts: model.decision_function(words.transform(texts)),
-        2 * len(words.vocabulary_) + 1,
+        lambda texts: model.decision_function(vectorizer.transform(texts)),
+        2 * len(vectorizer.vocabulary_) + 1,
     )
 
 
@@ -103,10 +105,10 @@ def bag_of_embeddings(train: Dataset, epochs: int) -> FittedModel:
     from .data.text import Tokenizer
 
     torch.manual_seed(0)
-    words = Tokenizer.train(train.texts, VOCABULARY, LENGTH, "head")
+    tokenizer = Tokenizer.train(train.texts, VOCABULARY, LENGTH, "head")
 
     def encoded(texts: Sequence[str], labels: np.ndarray) -> EncodedReviews:
-        tokens, offsets = words.encode(list(texts))
+        tokens, offsets = tokenizer.encode(list(texts))
         return EncodedReviews(tokens, offsets, labels.astype(np.int64), np.arange(len(labels)))
 
     bag = nn.EmbeddingBag(VOCABULARY + 1, SIZE, mode="mean", padding_idx=0)

@@ -68,7 +68,7 @@ def _train(
         data = ReviewDataModule(
             cfg.data,
             cfg.seed,
-            tokenizer=pretrained.tokenizer() if pretrained else None,
+            tokenizer_json=pretrained.tokenizer_json() if pretrained else None,
             for_pretraining="pretrain" in cfg,
             teacher=teachers.soft_labels if teachers else None,
             upstream={
@@ -80,10 +80,10 @@ def _train(
         data.setup()
         if cfg.resume is not None:
             known = {**data.metadata, "padding": data.padding()}
-            resume.check_data(run, data.tokenizer, known, resumed or None)
+            resume.check_data(run, data.tokenizer_json, known, resumed or None)
             resume.log_position(resumed or None, run_logger.metrics["versions"])
         run.write_config(cfg)
-        storage.atomic_write(run.tokenizer, data.tokenizer.encode())
+        storage.atomic_write(run.tokenizer, data.tokenizer_json.encode())
 
         if "pretrain" in cfg:
             from .pretrain.vectors import pretrain_vectors  # gensim is an extra

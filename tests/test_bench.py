@@ -96,10 +96,10 @@ def test_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_saving(tmp_path: Path) -> None:
+def test_checkpointing(tmp_path: Path) -> None:
     long_enough = ["data.train_size=2000", "trainer.max_epochs=9"]
     figures = run(tmp_path, "checkpointing", *TINY, *long_enough, "model=custom_rnn")
-    assert figures["step_ms"] > figures["look_ms"]["median"] > 0
+    assert figures["step_ms"] > figures["guard_ms"]["median"] > 0
     assert figures["save_ms"]["median"] > 0 and figures["checkpoint_bytes"] > 10_000
     assert {file.name for file in tmp_path.iterdir() if file.is_dir()} <= {"cache"}
 
@@ -139,9 +139,9 @@ def test_a_table_lines_up() -> None:
 def test_a_wrong_command_line_exits_with_2(
     wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         bench.main(wrong)
-    assert left.value.code == 2
+    assert exit_info.value.code == 2
     assert capsys.readouterr().err
 
 

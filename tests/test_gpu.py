@@ -115,8 +115,8 @@ def test_non_finite_numbers_stop_the_run_before_the_weights(tmp_path: Path) -> N
     overrides = [*ON_GPU, "model=custom_gru", "optim.lr=1e30", "trainer.max_epochs=3"]
     with pytest.raises(Exception, match="loss (inf|nan), gradient norm"):
         train(composed(*overrides), path)
-    facts = json.loads((path / "non_finite.json").read_text())
-    assert 1 <= facts["step"] <= 24
+    details = json.loads((path / "non_finite.json").read_text())
+    assert 1 <= details["step"] <= 24
     for file in (path / "checkpoints").glob("*.ckpt"):
         state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
         assert all(tensor.isfinite().all() for tensor in state.values())

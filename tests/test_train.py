@@ -124,7 +124,7 @@ def test_the_content_of_metrics(run: Run) -> None:
     assert metrics["val/acc_best"] == max(accuracies)
     assert metrics["best_epoch"] == accuracies.index(max(accuracies)) + 1
     assert metrics["data"]["reviews"] == {"train": 64, "val": 16, "test": 16}
-    assert set(metrics["data"]) >= {"duplicates", "padding", "words", "source"}
+    assert set(metrics["data"]) >= {"duplicates", "padding", "vocab_size", "source"}
 
 
 def test_every_trace_of_a_synthetic_run_says_so(run: Run) -> None:
@@ -387,7 +387,7 @@ def test_the_report_trains_on_the_real_reviews(
     metrics = train(composed(f"experiment={name}", *few, "trainer.max_epochs=1"), tmp_path / "run")
     assert metrics["dataset"] == "imdb"
     assert metrics["data"]["reviews"] == {"train": 20_000, "val": 5_000, "test": 25_000}
-    assert metrics["data"]["words"] == 20_000  # rows of the embedding, but for padding
+    assert metrics["data"]["vocab_size"] == 20_000  # rows of the embedding, but for padding
     assert metrics["data"]["padding"] < 0.02
     assert metrics["data"]["duplicates"]["test in train"] > 0  # the dataset is known for them
 

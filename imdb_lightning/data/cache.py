@@ -27,7 +27,7 @@ class Encoded(NamedTuple):
     """The splits as token ids, with their vocabulary and metadata."""
 
     splits: dict[str, EncodedReviews]
-    tokenizer: str  # the content of tokenizer.json
+    tokenizer_json: str  # the content of tokenizer.json
     metadata: dict[str, Any]  # plain values for metrics.json
 
 
@@ -69,7 +69,7 @@ def load_or_build(cache: Path, key: dict[str, Any], build: Callable[[], Encoded]
 
 
 def _write(entry: Path, building: Path, encoded: Encoded) -> None:
-    files = {"tokenizer.json": encoded.tokenizer.encode()}
+    files = {"tokenizer.json": encoded.tokenizer_json.encode()}
     for name, reviews in encoded.splits.items():
         for array in ARRAYS:
             buffer = io.BytesIO()

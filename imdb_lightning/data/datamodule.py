@@ -37,8 +37,8 @@ class ReviewDataModule(lightning.LightningDataModule):
 
     val is `val_size` reviews of the official train split, stratified by label; train is the rest,
     or with `train_on_val` all of them; test is the official test split. The vocabulary is that of
-    train, with `use_unlabelled` also of the unlabelled reviews, unless `tokenizer` is given, the
-    JSON of an earlier one.
+    train, with `use_unlabelled` also of the unlabelled reviews, unless `tokenizer_json` is given,
+    that of an earlier one.
 
     `for_pretraining` appends the unlabelled reviews to train. A `teacher` maps texts to P(positive)
     (N,): the unlabelled reviews are then appended to train with the likelier label, and
@@ -52,7 +52,7 @@ class ReviewDataModule(lightning.LightningDataModule):
         self,
         data: Mapping[str, Any],
         seed: int,
-        tokenizer: str | None = None,
+        tokenizer_json: str | None = None,
         for_pretraining: bool = False,
         teacher: Callable[[list[str]], np.ndarray] | None = None,
         upstream: Mapping[str, Any] | None = None,
@@ -61,13 +61,13 @@ class ReviewDataModule(lightning.LightningDataModule):
         super().__init__()
         self.data = data
         self.seed = seed
-        self.tokenizer_json = tokenizer
+        self.upstream_tokenizer_json = tokenizer_json
         self.for_pretraining = for_pretraining
         self.teacher = teacher
         self.upstream = upstream or {}
         self.resume_position = resume_position
         self.splits: dict[str, EncodedReviews] = {}
-        self.tokenizer = ""
+        self.tokenizer_json = ""
         self.metadata: dict[str, Any] = {}
         self.soft_labels_N: np.ndarray | None = None  # by row of the unlabelled reviews, float32
 
@@ -81,7 +81,7 @@ class ReviewDataModule(lightning.LightningDataModule):
         elif self.teacher is not None:
             self.soft_labels_N = self.teacher(self._official[UNLABELLED].texts)
             self.splits = encode.with_pseudo_labels(encoded.splits, self.soft_labels_N)
-        self.tokenizer = encoded.tokenizer
+        self.tokenizer_json = encoded.tokenizer_json
         self.metadata = {**self._source, **encoded.metadata, **self.upstream}
         vars(self).pop("_official", None)  # the texts are not needed any more
 
@@ -111,7 +111,9 @@ class ReviewDataModule(lightning.LightningDataModule):
 
         def build() -> Encoded:
             started = time.perf_counter()
-            encoded = encode.encode(self._official, tokenizer=self.tokenizer_json, **options)
+            encoded = encode.encode(
+                self._official, tokenizer_json=self.upstream_tokenizer_json, **options
+            )
             count = sum(map(len, encoded.splits.values()))
             seconds = time.perf_counter() - started
             log.info("read and encoded %s reviews in %.1f s", f"{count:,}", seconds)
@@ -122,8 +124,9 @@ class ReviewDataModule(lightning.LightningDataModule):
         source = self._source
         content = {k: v for k, v in source.items() if k != "source"} or source
         key = {**content, **options, "dataset": self.data["name"], "code": code_version()}
-        if self.tokenizer_json is not None:
-            key["tokenizer"] = hashlib.sha256(self.tokenizer_json.encode()).hexdigest()
+        if self.upstream_tokenizer_json is not None:
+            given = self.upstream_tokenizer_json.encode()
+            key["tokenizer"] = hashlib.sha256(given).hexdigest()
         return load_or_build(Path(self.data["cache_dir"]).expanduser(), key, build)
 
     def train_dataloader(self) -> Batches:

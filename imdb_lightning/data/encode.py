@@ -23,11 +23,11 @@ def encode(
     seed: int,
     train_on_val: bool,
     use_unlabelled: bool,
-    tokenizer: str | None = None,
+    tokenizer_json: str | None = None,
 ) -> Encoded:
     """Hold out val, count duplicates, build the vocabulary, and encode. Raises DataError.
 
-    `tokenizer` is the JSON of an earlier vocabulary, to use it instead.
+    `tokenizer_json` is an earlier vocabulary, to use it instead.
     """
     train_rows, val_rows = stratified_holdout(official["train"].labels, val_size, seed)
     if train_on_val:
@@ -41,21 +41,21 @@ def encode(
         rows = np.arange(len(official[UNLABELLED].labels))
         parts[UNLABELLED] = (official[UNLABELLED], rows)
     texts = {name: [reviews.texts[i] for i in rows] for name, (reviews, rows) in parts.items()}
-    if tokenizer is not None:
-        words = text.Tokenizer(text.loads(tokenizer), max_length, truncation)
+    if tokenizer_json is not None:
+        tokenizer = text.Tokenizer(text.loads(tokenizer_json), max_length, truncation)
     else:
         read = chain(texts["train"], texts.get(UNLABELLED, ()))
-        words = text.Tokenizer.train(read, vocab_size, max_length, truncation)
+        tokenizer = text.Tokenizer.train(read, vocab_size, max_length, truncation)
     splits = {}
     for name, (reviews, rows) in parts.items():
-        tokens, offsets = words.encode(texts[name])
+        tokens, offsets = tokenizer.encode(texts[name])
         splits[name] = EncodedReviews(tokens, offsets, reviews.labels[rows], rows)
     metadata = {
         "reviews": {name: len(rows) for name, (_, rows) in parts.items()},
-        "words": words.words.get_vocab_size() - 1,
+        "vocab_size": tokenizer.tokenizer.get_vocab_size() - 1,
         "duplicates": duplicates(texts),
     }
-    return Encoded(splits, words.json(), metadata)
+    return Encoded(splits, tokenizer.json(), metadata)
 
 
 def with_unlabelled(splits: Mapping[str, EncodedReviews]) -> dict[str, EncodedReviews]:

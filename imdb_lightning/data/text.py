@@ -32,40 +32,40 @@ class Tokenizer:
     ("head_tail") of a review of more than `max_length` tokens; the start token counts and is kept.
     """
 
-    def __init__(self, words: tokenizers.Tokenizer, max_length: int, truncation: str) -> None:
-        self.words = words
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int, truncation: str) -> None:
+        self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
         if truncation == "head_tail":
-            words.no_truncation()
+            tokenizer.no_truncation()
         else:
             side = {"head": "right", "tail": "left"}[truncation]
-            words.enable_truncation(max_length, direction=side)
-        self.latin = Latin1FastPath(words)
+            tokenizer.enable_truncation(max_length, direction=side)
+        self.latin = Latin1FastPath(tokenizer)
 
     @classmethod
     def train(
         cls, texts: Iterable[str], vocab_size: int, max_length: int, truncation: str
     ) -> Tokenizer:
         """The `vocab_size - 2` most frequent words of `texts`, ties in alphabetical order."""
-        counter = _words(WordLevel(unk_token=SPECIAL[UNKNOWN]))
+        counter = _word_level(WordLevel(unk_token=SPECIAL[UNKNOWN]))
         trainer = WordLevelTrainer(
             vocab_size=vocab_size + 1, special_tokens=SPECIAL, show_progress=False
         )
         counter.train_from_iterator(texts, trainer)
         # Rebuilt, since the trainer makes it recognise special tokens in the text of reviews.
         vocabulary = counter.get_vocab(with_added_tokens=True)
-        words = _words(WordLevel(vocabulary, unk_token=SPECIAL[UNKNOWN]))
-        return cls(words, max_length, truncation)
+        tokenizer = _word_level(WordLevel(vocabulary, unk_token=SPECIAL[UNKNOWN]))
+        return cls(tokenizer, max_length, truncation)
 
     @classmethod
     def load(cls, path: Path, max_length: int, truncation: str) -> Tokenizer:
-        """The tokenizer that `save` wrote. Raises FileNotFoundError or ValueError."""
+        """The tokenizer in `path`, as `json` returns it. Raises FileNotFoundError or ValueError."""
         return cls(loads(path.read_text("utf-8")), max_length, truncation)
 
     def json(self) -> str:
-        """What `tokenizer.json` holds: all but head_tail truncation, in `tokenizers`' format."""
-        return self.words.to_str(pretty=False)
+        """The content of tokenizer.json: all but head_tail truncation, in `tokenizers`' format."""
+        return self.tokenizer.to_str(pretty=False)
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of all texts end to end (int32), and the N+1 offsets between them (int64)."""
@@ -82,10 +82,10 @@ class Tokenizer:
         return tokens, np.cumsum(lengths, dtype=np.int64)
 
     def _reviews(self, texts: list[str]) -> Iterator[np.ndarray]:
-        """Token ids of each text: of Western letters here, of all others by the library at once."""
+        """Token ids of each text; Latin-1 by the fast path, the others in one batch."""
         plain = [self.latin.bytes(text) for text in texts]
         others = [text for text, known in zip(texts, plain, strict=True) if known is None]
-        encoded = iter(self.words.encode_batch_fast(others))
+        encoded = iter(self.tokenizer.encode_batch_fast(others))
         for text in plain:
             if text is None:
                 yield np.array(next(encoded).ids, dtype=np.int32)
@@ -94,7 +94,7 @@ class Tokenizer:
                 yield np.array([START, *map(self.latin.__getitem__, words)], dtype=np.int32)
 
     def _split(self, text: bytes) -> list[bytes]:
-        """The words that stay; all of them where both ends of the review do."""
+        """The words that truncation keeps; all of them for head_tail."""
         kept = self.max_length - 1
         if self.truncation == "head":
             return text.split(None, kept)[:kept]
@@ -109,15 +109,15 @@ class Latin1FastPath(dict[bytes, int]):
     tokenizer that `train` did not make the table is empty, since its rules are unknown.
     """
 
-    def __init__(self, words: tokenizers.Tokenizer) -> None:
-        vocabulary = words.get_vocab(with_added_tokens=True)
-        ours = _words(WordLevel({}, unk_token=SPECIAL[UNKNOWN]))
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        ours = _word_level(WordLevel({}, unk_token=SPECIAL[UNKNOWN]))
         parts = ("normalizer", "pre_tokenizer", "post_processor")
         self.known = (
-            all(str(getattr(words, part)) == str(getattr(ours, part)) for part in parts)
-            and isinstance(words.model, WordLevel)
-            and words.model.unk_token == SPECIAL[UNKNOWN]
-            and not words.get_added_tokens_decoder()
+            all(str(getattr(tokenizer, part)) == str(getattr(ours, part)) for part in parts)
+            and isinstance(tokenizer.model, WordLevel)
+            and tokenizer.model.unk_token == SPECIAL[UNKNOWN]
+            and not tokenizer.get_added_tokens_decoder()
             and [vocabulary.get(word) for word in SPECIAL] == [PADDING, START, UNKNOWN]
         )
         if self.known:
@@ -156,12 +156,12 @@ def loads(json: str) -> tokenizers.Tokenizer:
         raise ValueError(f"not a tokenizer: {error}") from None
 
 
-def _words(model: WordLevel) -> tokenizers.Tokenizer:
-    words = tokenizers.Tokenizer(model)
+def _word_level(model: WordLevel) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(model)
     punctuation = normalizers.Replace(Regex(r"[\p{P}\p{S}]+"), " ")
-    words.normalizer = normalizers.Sequence([punctuation, normalizers.Lowercase()])
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = TemplateProcessing(
+    tokenizer.normalizer = normalizers.Sequence([punctuation, normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(
         single=f"{SPECIAL[START]} $A", special_tokens=[(SPECIAL[START], START)]
     )
-    return words
+    return tokenizer

@@ -57,13 +57,13 @@ def explain(model: Predictor, text: str) -> Explanation:
     """The review is truncated as the model truncates it."""
     reviews = model.encode([text])
     ids_T = torch.from_numpy(reviews.tokens.astype(np.int64))
-    words = model.tokenizer.words
-    unknown = words.token_to_id("[UNK]")
+    vocabulary = model.tokenizer.tokenizer
+    unknown = vocabulary.token_to_id("[UNK]")
     network = model.network
     logits_T = prefix_logits(network, ids_T)
     contribution_T, baseline, steps = integrated_gradients(network, ids_T, float(logits_T[-1]))
     return Explanation(
-        tokens=[str(words.id_to_token(int(token))) for token in ids_T],
+        tokens=[str(vocabulary.id_to_token(int(token))) for token in ids_T],
         in_vocab=[int(token) != unknown for token in ids_T],
         probability_T=1 / (1 + np.exp(-logits_T / model.temperature)),
         contribution_T=contribution_T,

@@ -14,4 +14,7 @@ def padding_mask(lengths_B: Tensor, steps: int) -> Tensor:
 
 def padding_mask_like(x_TBI: Tensor, lengths_B: Tensor | None) -> Tensor | None:
     """The mask (T, B, 1) of padded sequences; None if no lengths are given."""
-    return None if lengths_B is None else padding_mask(lengths_B, len(x_TBI)).unsqueeze(2)
+    if lengths_B is None:
+        return None
+    # `shape`, as in pooling.py: torch.export takes `len` for a constant.
+    return padding_mask(lengths_B, x_TBI.shape[0]).unsqueeze(2)

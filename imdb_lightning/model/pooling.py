@@ -13,7 +13,7 @@ from .padding import padding_mask
 
 def mean(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
     """Mean over the tokens of each review: (B, H)."""
-    padding_TB1 = padding_mask(lengths_B, len(h_TBH)).unsqueeze(2)
+    padding_TB1 = padding_mask(lengths_B, h_TBH.shape[0]).unsqueeze(2)
     return h_TBH.masked_fill(padding_TB1, 0).sum(0) / lengths_B.unsqueeze(1)
 
 
@@ -24,7 +24,7 @@ def mean_padded(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
 
 def max(h_TBH: Tensor, lengths_B: Tensor) -> Tensor:
     """Largest value of each unit over the tokens of each review: (B, H)."""
-    padding_TB1 = padding_mask(lengths_B, len(h_TBH)).unsqueeze(2)
+    padding_TB1 = padding_mask(lengths_B, h_TBH.shape[0]).unsqueeze(2)
     return h_TBH.masked_fill(padding_TB1, -torch.inf).amax(0)
 
 

@@ -28,8 +28,8 @@ class Pretrained:
         self.path = Path(path).expanduser()
         self.run = Run(self.path)
 
-    def tokenizer(self) -> str:
-        """Its vocabulary, the JSON of tokenizer.json. Raises OSError."""
+    def tokenizer_json(self) -> str:
+        """Its vocabulary, the content of tokenizer.json. Raises OSError."""
         return self.run.tokenizer.read_text("utf-8")
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -38,11 +38,11 @@ def an_encoding() -> Encoded:
     rows = np.arange(3)
     tokens = np.array([1, 7, 1, 8, 9, 1], np.int32)
     reviews = EncodedReviews(tokens, np.array([0, 2, 5, 6]), rows % 2, rows)
-    return Encoded({"train": reviews, "val": reviews, "test": reviews}, "{}", {"words": 9})
+    return Encoded({"train": reviews, "val": reviews, "test": reviews}, "{}", {"vocab_size": 9})
 
 
 def assert_equal(found: Encoded, expected: Encoded) -> None:
-    assert (found.tokenizer, found.metadata) == (expected.tokenizer, expected.metadata)
+    assert (found.tokenizer_json, found.metadata) == (expected.tokenizer_json, expected.metadata)
     for name, reviews in expected.splits.items():
         for array in cache.ARRAYS:
             mine, theirs = getattr(found.splits[name], array), getattr(reviews, array)

@@ -71,7 +71,7 @@ def test_only_train_is_in_the_vocabulary(tmp_path: Path) -> None:
     vocabulary = reviews.splits["train"].tokens.max() + 1
     for split in ("val", "test"):
         numbers = set(map(str, reviews.splits[split].index + (40 if split == "test" else 0)))
-        assert not any(f'"{number}":' in reviews.tokenizer for number in numbers)
+        assert not any(f'"{number}":' in reviews.tokenizer_json for number in numbers)
         assert reviews.splits[split].tokens.max() < vocabulary
     assert reviews.metadata["reviews"] == {"train": 30, "val": 10, "test": 6}
     assert not set(reviews.splits["train"].index) & set(reviews.splits["val"].index)
@@ -136,7 +136,7 @@ def test_pretraining_reads_all_but_val_and_test() -> None:
     )
     plain.setup()
     words.setup()
-    assert words.tokenizer == plain.tokenizer
+    assert words.tokenizer_json == plain.tokenizer_json
     assert len(words.splits["train"]) == 20 + 30
     own = {tuple(review) for review in reviews_of(words.splits["train"])}
     theirs = {
@@ -161,7 +161,7 @@ def test_the_vocabulary_counts_unlabelled_reviews_on_request(tmp_path: Path) -> 
         cfg = composed(f"data.path={data}", "data.val_size=2", f"data.use_unlabelled={switch}")
         module = ReviewDataModule(cfg.data, 0)
         module.setup()
-        known[switch] = "unseen" in module.tokenizer
+        known[switch] = "unseen" in module.tokenizer_json
     assert known == {"true": True, "false": False}
 
 
@@ -169,9 +169,9 @@ def test_a_given_vocabulary_is_kept() -> None:
     cfg = composed(*WITH_UNLABELLED)
     before = ReviewDataModule(cfg.data, 0)
     before.setup()
-    after = ReviewDataModule(composed(*TINY).data, 0, tokenizer=before.tokenizer)
+    after = ReviewDataModule(composed(*TINY).data, 0, tokenizer_json=before.tokenizer_json)
     after.setup()
-    assert after.tokenizer == before.tokenizer
+    assert after.tokenizer_json == before.tokenizer_json
     for name in ("train", "val", "test"):
         np.testing.assert_array_equal(after.splits[name].tokens, before.splits[name].tokens)
 

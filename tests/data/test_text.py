@@ -88,7 +88,7 @@ def test_offsets_delimit_the_reviews() -> None:
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
-def test_a_saved_tokenizer_encodes_alike(tmp_path: Path, truncation: str) -> None:
+def test_a_reloaded_tokenizer_encodes_alike(tmp_path: Path, truncation: str) -> None:
     before = tokenizer(truncation=truncation, max_length=4)
     (tmp_path / "tokenizer.json").write_text(before.json(), "utf-8")
     after = Tokenizer.load(tmp_path / "tokenizer.json", 4, truncation)

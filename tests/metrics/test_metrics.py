@@ -210,8 +210,8 @@ def test_the_interval_of_an_accuracy_is_wilsons() -> None:
 
 
 def test_f1_is_of_the_positive_class() -> None:
-    expected, label = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
-    assert f1(expected, label) == pytest.approx(2 / 3)
+    predicted, label = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
+    assert f1(predicted, label) == pytest.approx(2 / 3)
     assert f1(np.zeros(3, bool), np.zeros(3, bool)) == 0
 
 

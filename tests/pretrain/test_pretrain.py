@@ -55,9 +55,9 @@ def test_a_classifier_starts_from_it(vectors: Path) -> None:
     cfg = composed(*TINY, f"pretrained={vectors}", "optim.pretrained_lr_scale=0.25")
     assert check(cfg) == []
     pretrained = Pretrained(cfg.pretrained)
-    data = ReviewDataModule(cfg.data, cfg.seed, tokenizer=pretrained.tokenizer())
+    data = ReviewDataModule(cfg.data, cfg.seed, tokenizer_json=pretrained.tokenizer_json())
     data.setup()
-    assert data.tokenizer == Run(vectors).tokenizer.read_text()
+    assert data.tokenizer_json == Run(vectors).tokenizer.read_text()
     model = Classifier.from_config(cfg.model, cfg.optim, pretrained=pretrained.state_dict())
     before = checkpoint.read_state_dict(Run(vectors).vectors)
     assert torch.equal(model.embedding.weight, before["embedding.weight"])

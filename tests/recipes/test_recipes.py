@@ -50,9 +50,9 @@ def test_a_step_changes_only_the_keys_in_its_file(name: str) -> None:
     assert changed == written | {follows[key] for key in written if key in follows}
 
 
-def of(name: str, *seeds: int, skill: float = 1.0, below: str | None = None) -> Row:
+def of(name: str, *seeds: int, skill: float = 1.0, parent: str | None = None) -> Row:
     """Runs whose logits are the label with noise, other noise for each seed."""
-    row = Row(name, "what it is", below, seeds=list(seeds))
+    row = Row(name, "what it is", parent, seeds=list(seeds))
     for seed in seeds:
         random = np.random.default_rng([seed, len(name)])
         for kept, count in ((row.val, 500), (row.test, 900)):
@@ -122,16 +122,16 @@ def test_cpu_seconds_include_everything_upstream() -> None:
 
 
 def test_shared_costs_are_counted_once() -> None:
-    row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
+    row, baseline = of("net", 0, 1, 2), of("nb_logistic", 0)
     vectors = {"settings": "v", "seed": 0, "cpu_seconds": 60.0}
-    expected = {"settings": "nb_logistic", "seed": 0, "cpu_seconds": 120.0}
+    teacher = {"settings": "nb_logistic", "seed": 0, "cpu_seconds": 120.0}
     for run in row.metrics:
-        run["data"] = {"pretrained": vectors, "teacher": [expected]}
+        run["data"] = {"pretrained": vectors, "teacher": [teacher]}
     assert row.cpu_seconds == 60 * (2 + 1 + 2)
-    assert rows.combine(row, branch, "both", "").cpu_seconds == 60 * (2 + 1 + 2)
+    assert rows.combine(row, baseline, "both", "").cpu_seconds == 60 * (2 + 1 + 2)
     together = rows.ensemble(row, "three", "")
     assert together.cpu_seconds == 60 * (3 * 2 + 1 + 2)
-    assert rows.combine(together, branch, "all", "").cpu_seconds == 60 * (3 * 2 + 1 + 2)
+    assert rows.combine(together, baseline, "all", "").cpu_seconds == 60 * (3 * 2 + 1 + 2)
 
 
 def test_weights_have_the_least_loss_on_val() -> None:
@@ -148,44 +148,46 @@ def test_weights_have_the_least_loss_on_val() -> None:
 
 
 def test_models_together_are_better_than_each() -> None:
-    row, branch = of("net", 0, 1, 2), of("nb_logistic", 0)
+    row, baseline = of("net", 0, 1, 2), of("nb_logistic", 0)
     alone = row.correct_SN.mean()
-    both = rows.combine(row, branch, "both", "")
+    both = rows.combine(row, baseline, "both", "")
     assert both.correct_SN.shape == (3, 900) and both.correct_SN.mean() > alone + 0.02
     together = rows.ensemble(row, "three", "")
     seconds = [r.cpu_seconds for r in (row, both, together)]
     assert seconds == [120, 240, 360]
-    branch.metrics[0]["peak_memory"] = 2**21
+    baseline.metrics[0]["peak_memory"] = 2**21
     assert [r.peak for r in (row, both, together)] == [2**20, 2**21, 2**20]
     assert [r.parameters for r in (row, both, together)] == [10, 20, 30]
-    assert rows.combine(together, branch, "all", "").parameters == 40
+    assert rows.combine(together, baseline, "all", "").parameters == 40
     assert together.correct_SN.shape == (1, 900) and together.correct_SN.mean() > alone + 0.02
 
 
 def test_a_refit_has_the_weights_of_the_original() -> None:
     """Its own logits on val, which it has read, play no part."""
-    row, branch = of("wider", 0, 1), of("nb_logistic", 0)
-    refit = of("wider_refit", 0, 1, skill=1.2, below="wider")
-    branch_refit = of("nb_logistic_refit", 0)
-    for one in (refit, branch_refit):
+    row, baseline = of("wider", 0, 1), of("nb_logistic", 0)
+    refit = of("wider_refit", 0, 1, skill=1.2, parent="wider")
+    baseline_refit = of("nb_logistic_refit", 0)
+    for one in (refit, baseline_refit):
         one.metrics = [run | {"train_on_val": True} for run in one.metrics]
         one.val = [Predictions(val.index, val.label, np.nan * val.logit) for val in one.val]
-    baselines = {one.name: one for one in (branch, branch_refit)}
-    made = {
+    baselines = {one.name: one for one in (baseline, baseline_refit)}
+    combined = {
         r.name: r for r in page.combinations(Collection({"net": row, "again": refit}, baselines))
     }
-    alone = page.combinations(Collection({"a": row, "b": refit}, {branch_refit.name: branch_refit}))
+    alone = page.combinations(
+        Collection({"a": row, "b": refit}, {baseline_refit.name: baseline_refit})
+    )
     assert [r.name for r in alone] == ["wider, ensemble", "wider_refit, ensemble"]
     assert all(np.isfinite(r.test[0].logit).all() for r in alone)
-    assert len(made) == 6
-    w_K = ensemble_weights(np.stack([row.val[1].logit, branch.val[0].logit]), row.val[1].label)
-    both = made["wider_refit + nb_logistic_refit"]
-    expected = w_K @ np.stack([refit.test[1].logit, branch_refit.test[0].logit])
+    assert len(combined) == 6
+    w_K = ensemble_weights(np.stack([row.val[1].logit, baseline.val[0].logit]), row.val[1].label)
+    both = combined["wider_refit + nb_logistic_refit"]
+    expected = w_K @ np.stack([refit.test[1].logit, baseline_refit.test[0].logit])
     np.testing.assert_allclose(both.test[1].logit, expected)
     assert both.trained_on_val and both.correct_SN.mean() > refit.correct_SN.mean()
-    several = made["wider_refit, ensemble + nb_logistic_refit"]
+    several = combined["wider_refit, ensemble + nb_logistic_refit"]
     assert np.isfinite(several.test[0].logit).all()
-    # Two CPU minutes a model: the runs, both branches, and what they are refits of.
+    # Two CPU minutes a model: the runs, both baselines, and what they are refits of.
     assert (both.cpu_seconds, several.cpu_seconds) == (60 * 8, 60 * 12)
     assert (both.parameters, several.parameters) == (20, 30)
     for one, another in ((row, refit.only([1])), (row.only([1]), refit)):
@@ -218,10 +220,10 @@ def test_the_page_names_the_steps_that_are_not_better(
 ) -> None:
     better, worse = of("longer", 0, 1, skill=1.4), of("mean_max", 0, 1, skill=1.2)
     same = replace(better, name="masked")
-    rungs = [of("report", 0, 1), better, same, worse]
-    for one, below in pairwise(rungs):
-        below.parent = one.name
-    found = Collection({row.name: row for row in rungs}, {})
+    steps = [of("report", 0, 1), better, same, worse]
+    for one, after in pairwise(steps):
+        after.parent = one.name
+    found = Collection({row.name: row for row in steps}, {})
     lengths, seen = np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9
     monkeypatch.setattr(
         page, "read_test_reviews", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9})
@@ -231,30 +233,30 @@ def test_the_page_names_the_steps_that_are_not_better(
     assert "- `masked`, `mean_max`: not better than its parent." in text
 
 
-def test_a_net_is_compared_with_the_branch_that_read_as_many_labels() -> None:
-    nets = {"wider": of("wider", 0, 1), "wider_refit": of("wider_refit", 0, 1, below="wider")}
+def test_a_net_is_compared_with_the_baseline_that_read_as_many_labels() -> None:
+    nets = {"wider": of("wider", 0, 1), "wider_refit": of("wider_refit", 0, 1, parent="wider")}
     nets["wider_refit"].metrics = [
         run | {"train_on_val": True} for run in nets["wider_refit"].metrics
     ]
-    branches = [of("nb_logistic", 0), of("nb_logistic_refit", 0)]
-    found = Collection(nets, {row.name: row for row in branches})
+    baselines = [of("nb_logistic", 0), of("nb_logistic_refit", 0)]
+    found = Collection(nets, {row.name: row for row in baselines})
     reviews = page.TestReviews(np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9, {})
-    expected = page.contents(found, reviews)["with_baseline"]
-    for one, net, branch in zip(expected, nets.values(), branches, strict=True):
-        assert (one.row.name, one.row.parent) == (net.name, branch.name)
-        difference = net.correct_SN.mean() - branch.correct_SN.mean()
+    compared = page.contents(found, reviews)["with_baseline"]
+    for one, net, baseline in zip(compared, nets.values(), baselines, strict=True):
+        assert (one.row.name, one.row.parent) == (net.name, baseline.name)
+        difference = net.correct_SN.mean() - baseline.correct_SN.mean()
         assert one.difference == pytest.approx(difference) and one.p_holm >= one.p
 
 
 def test_steps_with_a_refit_are_combined() -> None:
-    """A rung better on val, without one, is not."""
-    better, row = of("schedule", 0, skill=2), of("wider", 0, below="schedule")
-    refit = of("wider_refit", 0, below="wider")
+    """A step that is better on val, without a refit, is not."""
+    better, row = of("schedule", 0, skill=2), of("wider", 0, parent="schedule")
+    refit = of("wider_refit", 0, parent="wider")
     refit.metrics = [run | {"train_on_val": True} for run in refit.metrics]
-    branches = {name: of(name, 0) for name in ("nb_logistic", "nb_logistic_refit")}
-    found = Collection({one.name: one for one in (better, row, refit)}, branches)
-    made = [one.name for one in page.combinations(found)]
-    assert made == ["wider + nb_logistic", "wider_refit + nb_logistic_refit"]
+    baselines = {name: of(name, 0) for name in ("nb_logistic", "nb_logistic_refit")}
+    found = Collection({one.name: one for one in (better, row, refit)}, baselines)
+    names = [one.name for one in page.combinations(found)]
+    assert names == ["wider + nb_logistic", "wider_refit + nb_logistic_refit"]
 
 
 def test_names_in_the_figure_are_complete_and_do_not_overlap() -> None:
@@ -279,7 +281,7 @@ def test_names_in_the_figure_are_complete_and_do_not_overlap() -> None:
 def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nb = of("nb_logistic", 0, skill=1.2)
     found = Collection(
-        {"report": of("report", 0, 1), "masked": of("masked", 0, 1, below="report", skill=1.4)},
+        {"report": of("report", 0, 1), "masked": of("masked", 0, 1, parent="report", skill=1.4)},
         {"nb_logistic": nb},
     )
     lengths = np.tile([10, 60, 150, 300, 500, 900], 150)
@@ -295,7 +297,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "masked, ensemble + nb_logistic" in text
     assert "report + nb_logistic" not in text  # the best on val alone
     assert "Not better" not in text
-    assert written[1].read_text().count("masked") >= 2  # the rung and what builds on it
+    assert written[1].read_text().count("masked") >= 2  # the step and what builds on it
     again = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     assert again[0].read_text() == text
     (tmp_path / "recipes.md").write_text("mine")
@@ -318,6 +320,7 @@ def test_an_archived_run_has_the_same_results(
             "settings": rows.wanted()["vectors"][1][0],
             "seed": 0,
             "seconds": 1.0,
+            "cpu_seconds": 1.0,
             "device": "cpu",
         },
     }

@@ -48,10 +48,10 @@ def main() -> None:
             kills += 1
             found = differences(uninterrupted[name], run(killed, *LONGER, *model))
             equal += not found
-            expected = [
+            messages = [
                 line for line in output_of(killed).splitlines() if line.startswith(MESSAGES)
             ]
-            print(f"{kills:4} {name:18} after {after:.2f} s  {expected[-1]}", flush=True)
+            print(f"{kills:4} {name:18} after {after:.2f} s  {messages[-1]}", flush=True)
             for line in found:
                 print(f"     {line}", flush=True)
     print(f"{kills} kills, {equal} ended with the bits of a run that was not killed")

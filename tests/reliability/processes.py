@@ -175,11 +175,11 @@ def _differences(a: Any, b: Any, where: str) -> list[str]:
 
 
 def scalars(run: Path) -> list[tuple[str, int, float]]:
-    """All that TensorBoard is expected, repetitions included, but for times."""
-    expected = []
+    """All scalars of the event files, duplicates included, without times."""
+    found = []
     for file in sorted(run.glob("events.out.tfevents.*")):
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == "scalars":
-                    expected.append((value.tag, event.step, float(make_ndarray(value.tensor))))
-    return [scalar for scalar in expected if scalar[0] != "train/seconds"]
+                    found.append((value.tag, event.step, float(make_ndarray(value.tensor))))
+    return [scalar for scalar in found if scalar[0] != "train/seconds"]

@@ -74,7 +74,7 @@ def mounted(tmp_path: Path, options: str, *arguments: str) -> tuple[int, str, fl
     place.mkdir(exist_ok=True)
     if shutil.which("unshare") is None:
         not_tested("a full and a read-only disk: there is no unshare")
-    began = time.monotonic()
+    started = time.monotonic()
     done = subprocess.run(
         ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", options, str(place)]
         + [sys.executable, "-m", "imdb_lightning", *arguments, f"hydra.run.dir={place}/run"],
@@ -86,27 +86,27 @@ def mounted(tmp_path: Path, options: str, *arguments: str) -> tuple[int, str, fl
     )
     if done.returncode == 77 or "unshare: " in done.stderr:
         not_tested("a full and a read-only disk: no file system may be mounted")
-    return done.returncode, done.stdout + done.stderr, time.monotonic() - began
+    return done.returncode, done.stdout + done.stderr, time.monotonic() - started
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_indeed(tmp_path: Path) -> None:
-    code, expected, _ = mounted(tmp_path, "size=300k", *TINY, "model.hidden_size=32")
+def test_a_full_disk(tmp_path: Path) -> None:
+    code, output, _ = mounted(tmp_path, "size=300k", *TINY, "model.hidden_size=32")
     assert code == 1
     assert (
-        "No space left on device" in expected
-        and "MB to write" in expected
-        and "Traceback" not in expected
+        "No space left on device" in output
+        and "MB to write" in output
+        and "Traceback" not in output
     )
 
 
 def test_a_read_only_disk_is_reported_at_once(tmp_path: Path) -> None:
-    code, expected, seconds = mounted(tmp_path, "ro", *TINY)
+    code, output, seconds = mounted(tmp_path, "ro", *TINY)
     assert code == 2
-    assert expected.strip().endswith(
+    assert output.strip().endswith(
         "Read-only file system; a run needs a directory that it can write to"
     )
-    assert len(expected.splitlines()) == 1
+    assert len(output.splitlines()) == 1
     assert seconds < 20  # 0.6 s measured; a loaded machine may take longer
 
 
@@ -203,16 +203,16 @@ def test_non_finite_numbers_stop_the_run_before_the_weights(
 ) -> None:
     (tmp_path / "steep.py").write_text(CELL)
     done = fresh_command(tmp_path, *TINY, *options, "hydra.run.dir=run")
-    expected = done.stdout + done.stderr
-    assert done.returncode == 1 and "Traceback" not in expected, expected
+    output = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in output, output
     path = tmp_path / "run"
-    facts = json.loads((path / "non_finite.json").read_text())
-    assert facts["loss"].startswith(loss) and facts["gradient_norm"] in ("nan", "inf")
-    assert facts["step"] == facts["batch"] <= 2 and facts["epoch"] == 1
-    assert len(facts["reviews"]) == 8 and facts["lr"] == (1e30 if loss == "nan" else 1e-3)
+    details = json.loads((path / "non_finite.json").read_text())
+    assert details["loss"].startswith(loss) and details["gradient_norm"] in ("nan", "inf")
+    assert details["step"] == details["batch"] <= 2 and details["epoch"] == 1
+    assert len(details["reviews"]) == 8 and details["lr"] == (1e30 if loss == "nan" else 1e-3)
     metrics = Run(path).metrics
     assert metrics["status"] == "failed" and metrics["epochs"] == []
-    assert metrics["error"].startswith(f"NonFiniteError: step {facts['step']} (epoch 1, batch ")
+    assert metrics["error"].startswith(f"NonFiniteError: step {details['step']} (epoch 1, batch ")
     assert not (path / "checkpoints" / "best.ckpt").exists()
 
 

@@ -163,8 +163,8 @@ def test_three_kills_in_one_epoch(uninterrupted: Callable[..., Path], tmp_path: 
     for step in (14, 3, 4):  # of the process: they resume after the third, sixth, ninth batch
         run(tmp_path, *SMALL, moment=Moment(STEP, step))
     resumed = run(tmp_path, *SMALL)
-    expected = [line for line in output_of(tmp_path).splitlines() if line.startswith("resuming")]
-    assert expected == [f"resuming in epoch 2, after {n} of its batches" for n in (3, 3, 6)]
+    messages = [line for line in output_of(tmp_path).splitlines() if line.startswith("resuming")]
+    assert messages == [f"resuming in epoch 2, after {n} of its batches" for n in (3, 3, 6)]
     assert differences(uninterrupted(), resumed) == []
 
 

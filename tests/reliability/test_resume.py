@@ -197,7 +197,7 @@ def test_auto_takes_the_newest_unfinished_run_of_this_configuration(copied: Path
         os.utime(outputs / name / "metrics.json")
     other = [*SMALL, "seed=1", "resume=auto"]
     assert command(copied, *other) == 0  # no run with this seed: a new one
-    assert "no unfinished run of this configuration: beginning one" in output_of(copied)
+    assert "no unfinished run of this configuration: starting a new one" in output_of(copied)
     assert command(copied, *SMALL, "resume=auto", "checkpoint.every_steps=5") == 0
     statuses = {path.name: Run(path).metrics["status"] for path in outputs.iterdir()}
     assert statuses.pop("first") == "running" and statuses.pop("second") == "done"

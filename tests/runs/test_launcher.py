@@ -111,7 +111,7 @@ def test_a_run_in_its_own_process_has_the_files_of_any_run(folder: Path) -> None
     assert done.stdout.splitlines()[-1] == f"1 of 1 runs done in {the_sweep(folder)}"
     again = command(folder, "-m", *TINY, "trainer.max_epochs=1", "seed=0")
     assert again.returncode == 0
-    assert again.stdout.splitlines()[0] == f"1 of 1 runs are done already in {the_sweep(folder)}"
+    assert again.stdout.splitlines()[0] == f"1 of 1 runs are already done in {the_sweep(folder)}"
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_runs_that_fail_stop_no_other_and_alone_are_run_again(folder: Path) -> N
     for fault, why in {
         "raise": "ValueError: the cell gave up",
         "kill": "killed by SIGKILL after",
-        "hang": "ended after 45 s (hydra.launcher.timeout)",
+        "hang": "killed after 45 s (hydra.launcher.timeout)",
     }.items():
         (line,) = (line for line in table.splitlines() if f"fault={fault}" in line)
         assert why in line

@@ -23,7 +23,7 @@ from .plan import CommandLineError, NothingToDoError, make_plan
 from .runtime import signals
 
 
-PROBE = 65_536  # bytes: less than any run writes
+PROBE_BYTES = 65_536  # bytes: less than any run writes
 GRID_SIZE = "IMDB_LIGHTNING_RUNS"  # the number of runs, for the processes that a launcher starts
 
 log = logging.getLogger("imdb_lightning")
@@ -63,7 +63,7 @@ def create_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as probe:
-            probe.write(bytes(PROBE))
+            probe.write(bytes(PROBE_BYTES))
     except OSError as error:
         cli.fail(f"{directory}: {error.strerror}; a run needs a directory that it can write to")
 
@@ -85,7 +85,7 @@ def run_grid(line: CommandLine, arguments: Sequence[str]) -> NoReturn:
     if done:
         print(f"{done} of {len(jobs)} runs are already done in {sweep.path}", flush=True)
     if done == len(jobs):
-        print("another hydra.sweep.dir=DIRECTORY runs them again")
+        print("choose another hydra.sweep.dir to run them again")
         sys.exit(0)
     kept = [text for text in arguments if not text.startswith("hydra.sweep.dir=")]
     os.environ[GRID_SIZE] = str(len(jobs))

@@ -168,9 +168,9 @@ def run_baseline(
         cli.fail(str(error), code=cli.FAILED, command="baselines")
     if refit:
         rows = np.arange(len(official["train"].labels))
-    train, val = part(official["train"], rows), part(official["train"], val_rows)
+    train, val = subset(official["train"], rows), subset(official["train"], val_rows)
     others = {
-        name: part(reviews, np.arange(len(reviews.labels)))
+        name: subset(reviews, np.arange(len(reviews.labels)))
         for name, reviews in official.items()
         if name != "train"
     }
@@ -209,7 +209,7 @@ def run_baseline(
     write(output / metadata["model"], metadata, model, {"val": val, **others}, started)
 
 
-def part(reviews: Any, rows: np.ndarray) -> Dataset:
+def subset(reviews: Any, rows: np.ndarray) -> Dataset:
     return Dataset([reviews.texts[row] for row in rows], reviews.labels[rows] == 1, rows)
 
 
@@ -298,10 +298,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             if (folder / "metrics.json").exists():
                 lacks = unlabelled and sources.UNLABELLED not in Run(folder).metrics["data"]
                 what = "is done without --unlabelled; move it away" if lacks else "is done"
-                print(f"{folder} {what}; another --output fits it again")
+                print(f"{folder} {what}; choose another --output to fit it again")
                 failed = failed or lacks
                 continue
-            # In a process of its own, so that its peak memory is the baseline's.
+            # In its own process, so that its peak memory is the baseline's.
             process = multiprocessing.get_context("spawn").Process(
                 target=run_baseline, args=(name, path, arguments.output, refit, unlabelled)
             )

@@ -60,11 +60,11 @@ class Parser(argparse.ArgumentParser):
 
     def add_batch_size(self) -> None:
         self.add_argument(
-            "--batch-size", type=positive, default=256, help="reviews at a time (256)"
+            "--batch-size", type=positive, default=256, help="reviews at a time; default: 256"
         )
 
     def add_data(self) -> None:
-        self.add_argument("--data", metavar="PATH", help="where the reviews are (IMDB_DATA)")
+        self.add_argument("--data", metavar="PATH", help="the dataset; default: IMDB_DATA")
 
 
 def positive(text: str) -> int:

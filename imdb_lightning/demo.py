@@ -79,7 +79,7 @@ def application(model: Predictor) -> Starlette:
 def parser() -> cli.Parser:
     p = cli.Parser("demo", __doc__)
     p.add_model()
-    p.add_argument("--port", type=int, default=7860, help="of 127.0.0.1 (7860)")
+    p.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1; default: 7860")
     return p
 
 

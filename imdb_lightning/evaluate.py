@@ -24,8 +24,8 @@ from .data.labels import LABELS
 if TYPE_CHECKING:
     from .inference import Predictor
 
-WRONG = 20  # reviews shown
-WIDTH = 100  # characters of a review shown
+MAX_SHOWN = 20  # misclassified reviews
+WIDTH = 100  # characters of each
 
 
 @cli.command
@@ -67,7 +67,7 @@ def evaluate(
     words_N = np.array([len(text.split()) for text in texts])
     tempered_N = logit_N / model.temperature
     doubt = np.argsort(np.where(correct_N, np.inf, -np.abs(logit_N)), kind="stable")
-    wrong = [int(row) for row in doubt[:WRONG] if not correct_N[row]]
+    wrong = [int(row) for row in doubt[:MAX_SHOWN] if not correct_N[row]]
     confusion = {
         f"{actual} as {predicted}": int(
             (

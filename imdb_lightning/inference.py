@@ -40,11 +40,11 @@ NETWORK_KEYS = tuple(name for name in inspect.signature(Network).parameters if n
 
 
 class LoadError(Exception):
-    """What cannot be loaded, and why, in one line."""
+    """A model that cannot be loaded, and why, in one line."""
 
 
 class Prediction(NamedTuple):
-    """Of one review."""
+    """The prediction for one review."""
 
     label: str  # "negative" or "positive"
     probability: float  # of that label, 0.5..1
@@ -79,8 +79,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """The same, `window` reviews at a time: memory does not grow with their number."""
         texts = iter(texts)
-        while some := list(islice(texts, window)):
-            yield from map(self.prediction, self.logits(some, batch_size).tolist())
+        while batch := list(islice(texts, window)):
+            yield from map(self.prediction, self.logits(batch, batch_size).tolist())
 
     def prediction(self, logit: float) -> Prediction:
         confidence = 1 / (1 + math.exp(-min(abs(logit) / self.temperature, 700)))
@@ -102,9 +102,9 @@ class Predictor:
         return logit_N
 
     def encode(self, texts: Sequence[str]) -> EncodedReviews:
-        # Half a character, as from a command line that is not UTF-8, has no encoding.
-        whole = [text.encode("utf-8", "replace").decode() for text in texts]
-        tokens, offsets = self.tokenizer.encode(whole)
+        # Lone surrogates, as from a command line that is not UTF-8, cannot be encoded.
+        encodable = [text.encode("utf-8", "replace").decode() for text in texts]
+        tokens, offsets = self.tokenizer.encode(encodable)
         no_labels = np.zeros(len(texts), np.int64)
         return EncodedReviews(tokens, offsets, no_labels, np.arange(len(texts)))
 

@@ -24,15 +24,15 @@ SYNTHETIC = "data.name=synthetic"
 
 
 class CommandLineError(Exception):
-    """What is wrong with a command line: one line for each mistake."""
+    """The errors of a command line, one line each."""
 
 
 class NothingToDoError(Exception):
-    """What the command line asks for is done already."""
+    """The run that a command line asks for is already done."""
 
 
 class Plan(NamedTuple):
-    """What to do."""
+    """The parts of the program to run, and with which arguments."""
 
     arguments: list[str]  # of Hydra's command line
     directory: Path | None = None  # of the run; None for a grid, or if nothing is run
@@ -60,8 +60,8 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
     if options.cfg and options.multirun:
         raise CommandLineError("--cfg shows one configuration: name one job, without -m")
     line = check_command_line(options.overrides, bool(options.multirun), options.config_dir)
-    if line.mistakes:
-        raise CommandLineError(*line.mistakes)
+    if line.errors:
+        raise CommandLineError(*line.errors)
     _refuse(line, options, pretraining)
     flags = [text for text in arguments if text not in options.overrides]
     if options.cfg or options.info:
@@ -143,13 +143,13 @@ def _plan_resume(
     try:
         overrides = resume.resume_overrides(path, given)
         line = check_command_line(overrides, False, config_dir)
-        if line.mistakes:
-            raise CommandLineError(*line.mistakes, *resume.hint_config_dir(path, config_dir))
+        if line.errors:
+            raise CommandLineError(*line.errors, *resume.hint_config_dir(path, config_dir))
         resume.check_resumable(path, line.jobs[0])
     except resume.ResumeError as error:
         raise CommandLineError(*error.args) from None
     if resume.is_complete(path, line.jobs[0]):
-        more = "" if "pretrain" in line.jobs[0] else "; trainer.max_epochs=MORE continues it"
+        more = "" if "pretrain" in line.jobs[0] else "; set a larger trainer.max_epochs"
         raise NothingToDoError(f"{path} is done{more}")
     check_jobs(line, may_fall_back=False)
     here = [f"hydra.run.dir={quote(str(path))}", "hydra.output_subdir=null"]

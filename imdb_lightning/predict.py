@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exits with 0, or 2 if the model or the reviews cannot be read."""
     arguments = (p := parser()).parse_args(argv)
     if bool(arguments.texts) == bool(arguments.file):
-        p.fail("give reviews, or - for one a line on standard input, or --file")
+        p.fail("give reviews, or - to read one a line from standard input, or --file")
     from .inference import LoadError, load  # late: torch takes seconds to import
     from .runtime import process
 

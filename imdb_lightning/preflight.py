@@ -1,4 +1,4 @@
-"""Preflight checks: whether this machine has what the jobs need. Nothing is created."""
+"""Preflight checks of what the jobs need of this machine. They create nothing."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def _train(
         return run_logger.metrics
     except BaseException as error:
         if cfg.resume is None or run_logger.has_started:  # else nothing has been written yet
-            run_logger.fail(error)
+            run_logger.on_run_failed(error)
         raise
 
 

@@ -115,7 +115,7 @@ def command(
 def composed(*overrides: str) -> DictConfig:
     """The configuration of these overrides, which must be correct."""
     line = check_command_line(overrides)
-    assert line.mistakes == []
+    assert line.errors == []
     (cfg,) = line.jobs
     return cfg
 

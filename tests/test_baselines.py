@@ -113,7 +113,7 @@ def test_mistakes_are_one_line(arguments: list[str], expected: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("more", "code", "expected"),
-    [([], 0, "is done; another"), (["--unlabelled"], 1, "is done without --unlabelled")],
+    [([], 0, "is done; choose another"), (["--unlabelled"], 1, "is done without --unlabelled")],
 )
 def test_a_finished_baseline_is_not_fitted_again(
     more: list[str], code: int, expected: str, tmp_path: Path

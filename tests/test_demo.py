@@ -51,10 +51,10 @@ def post(address: str, text: bytes) -> str:
         return answer.read().decode()
 
 
-def test_the_page_has_a_verdict_a_trajectory_and_gates(address: str) -> None:
+def test_the_page_has_a_prediction_a_trajectory_and_gates(address: str) -> None:
     text = post(address, b"The plot was superb <i>indeed</i>")
     assert "The plot was superb &lt;i&gt;indeed&lt;/i&gt;" in text
-    for part in ('class="verdict"', "The trajectory", "update gate z", "(12)"):
+    for part in ('class="prediction"', "The trajectory", "update gate z", "(12)"):
         assert part in text
 
 
@@ -62,7 +62,7 @@ def test_the_page_has_a_verdict_a_trajectory_and_gates(address: str) -> None:
     "text", [b"", b"\xff\xfe", b"\0", "\N{PILE OF POO}".encode(), b"superb " * 9_000]
 )
 def test_any_text_is_answered(address: str, text: bytes) -> None:
-    assert 'class="verdict"' in post(address, text)
+    assert 'class="prediction"' in post(address, text)
 
 
 def test_other_names_and_large_requests_are_refused(address: str) -> None:
@@ -93,4 +93,4 @@ def test_a_browser_gets_the_answer_to_a_review(address: str, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     assert "superb acting</textarea>" in done.stdout
-    assert 'class="verdict"' in done.stdout and "<polyline" in done.stdout
+    assert 'class="prediction"' in done.stdout and "<polyline" in done.stdout

@@ -71,7 +71,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
 @pytest.mark.parametrize("words", TRAINING, ids=" ".join)
 def test_training_commands_have_no_mistake(words: list[str]) -> None:
     overrides = [text for text in words[1:] if "=" in text]
-    assert check_command_line(overrides, multirun="-m" in words).mistakes == []
+    assert check_command_line(overrides, multirun="-m" in words).errors == []
 
 
 @pytest.mark.parametrize("name", MODULES)

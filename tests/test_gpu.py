@@ -59,7 +59,7 @@ def test_a_training_step_waits_for_nothing(
 ) -> None:
     process.ignore_lightning_warnings()
     if not graphs:
-        monkeypatch.setattr(StepGraphs, "can", lambda *_: False)
+        monkeypatch.setattr(StepGraphs, "is_supported", lambda *_: False)
     cfg = composed(*ON_GPU, f"model={model}", f"model.pooling={pooling}")
     data = ReviewDataModule(cfg.data, cfg.seed)
     data.setup()
@@ -87,7 +87,7 @@ def test_captured_steps_are_those_without_graphs(model: str, tmp_path: Path) -> 
     overrides = [*ON_GPU, f"model={model}", "model.dropout=0", "model.pooling=mean"]
     graphs = train(composed(*overrides), tmp_path / "graphs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StepGraphs, "can", lambda *_: False)
+        patch.setattr(StepGraphs, "is_supported", lambda *_: False)
         without = train(composed(*overrides), tmp_path / "without")
     for mine, theirs in zip(graphs["epochs"], without["epochs"], strict=True):
         assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-3)

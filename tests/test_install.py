@@ -22,7 +22,7 @@ from tests.conftest import TINY, environment
 
 ROOT = Path(__file__).parent.parent
 
-HOLES = {  # the last version with it
+VULNERABLE_VERSIONS = {  # the last version with it
     "torch": "2.9.1",  # CVE-2026-24747: memory corruption under weights_only
     "lightning": "2.6.3",  # 2.6.2 and 2.6.3 carried malware
     "hydra-core": "1.3.7",  # CVE-2026-68508
@@ -36,11 +36,13 @@ HOLES = {  # the last version with it
 }
 
 
-def test_no_version_that_is_allowed_has_a_hole_that_was_known() -> None:
+def test_no_version_that_is_allowed_is_vulnerable_that_was_known() -> None:
     """As of 2026-11; `make audit` asks for those that have come since."""
     asked = [Requirement(text) for text in requires("imdb-lightning") or []]
     ranges = {requirement.name: requirement.specifier for requirement in asked}
-    assert {name for name, version in HOLES.items() if version in ranges[name]} == set()
+    assert {
+        name for name, version in VULNERABLE_VERSIONS.items() if version in ranges[name]
+    } == set()
 
 
 def test_make_board_starts_tensorboard_for_this_machine_alone(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_auto_finds_the_unfinished_run(unfinished: Path) -> None:
 
 def test_a_finished_run_has_nothing_to_do(unfinished: Path) -> None:
     Run(unfinished).write_metrics(Run(unfinished).metrics | {"status": "done"})
-    with pytest.raises(NothingToDoError, match="is done; trainer.max_epochs=MORE continues it"):
+    with pytest.raises(NothingToDoError, match="is done; set a larger trainer.max_epochs"):
         make_plan([f"resume={unfinished}"])
 
 

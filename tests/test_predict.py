@@ -164,9 +164,9 @@ def test_mistakes_are_one_line(
 ) -> None:
     words = [str(run) if text == "RUN" else text for text in arguments]
     monkeypatch.setattr(sys, "argv", ["predict", *words])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         predict.main()
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("imdb_lightning.predict: ") and expected in line
 

@@ -75,7 +75,7 @@ def run(folder: Path, done: subprocess.CompletedProcess[str]) -> Run:
 # The files of a run
 
 
-def test_a_run_says_how_it_goes(done: subprocess.CompletedProcess[str], run: Run) -> None:
+def test_a_run_logs_its_progress(done: subprocess.CompletedProcess[str], run: Run) -> None:
     lines = done.stdout.splitlines()
     epochs = [line for line in lines if "epoch " in line and "/2" in line]
     assert len(epochs) == 2
@@ -355,7 +355,7 @@ def test_an_unsupported_precision_of_an_lstm_is_one_line(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_gpu_that_is_not_asked_for_is_not_talked_of(
+def test_a_gpu_that_is_not_asked_for_causes_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     available = "lightning.pytorch.accelerators.cuda.CUDAAccelerator.is_available"
@@ -644,7 +644,7 @@ def test_questions_are_answered_and_nothing_is_created(option: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("flags", ["--cfg job -m", "--config-name nope", "--config-path /tmp"])
-def test_flags_that_cannot_be_are_one_line(flags: str, tmp_path: Path) -> None:
+def test_invalid_flags_are_one_line(flags: str, tmp_path: Path) -> None:
     done = command(tmp_path, *flags.split())
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -2,10 +2,10 @@
 
 python -m imdb_lightning.bench layers            every implementation of every cell
 python -m imdb_lightning.bench step              the time of a training step, by parts
-python -m imdb_lightning.bench checkpointing            the cost of checkpoints within an epoch
-python -m imdb_lightning.bench epoch             a training epoch, beside a plain PyTorch script
+python -m imdb_lightning.bench checkpointing     the cost of checkpoints within an epoch
+python -m imdb_lightning.bench epoch             a training epoch, against a plain PyTorch script
 python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
-python -m imdb_lightning.bench predict RUN       prediction beside training's evaluation loop
+python -m imdb_lightning.bench predict RUN       prediction, against training's evaluation loop
 python -m imdb_lightning.bench gpu               everything that is measured on a GPU
 """
 
@@ -74,7 +74,7 @@ def parser() -> cli.Parser:
             bench.add_argument("--cells", nargs="+", choices=cells, default=list(cells))
         if name == "gpu":
             bench.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-            bench.add_argument("--minutes", type=float, default=8.0, help="limit of the whole run")
+            bench.add_argument("--minutes", type=float, default=8.0, help="limit of all stages")
             bench.add_argument("--output", type=Path, default=Path("outputs/bench/gpu"))
             bench.add_argument(
                 "--read", type=Path, metavar="JSON", help="print these figures instead"
@@ -98,7 +98,7 @@ def parser() -> cli.Parser:
 
 
 def layers(options: argparse.Namespace) -> dict[str, Any]:
-    """every implementation of every cell, beside PyTorch's layer"""
+    """every implementation of every cell, against PyTorch's layer"""
     import torch
 
     from .layers import layers
@@ -124,32 +124,32 @@ def step(options: argparse.Namespace) -> dict[str, Any]:
     """the time of a training step, by parts; takes overrides as training does"""
     from .step import step
 
-    return of_a_configuration(step, options.overrides)
+    return run_on_config(step, options.overrides)
 
 
 def checkpointing(options: argparse.Namespace) -> dict[str, Any]:
     """the cost of checkpoints within an epoch; takes overrides as training does"""
     from .checkpointing import checkpointing
 
-    return of_a_configuration(checkpointing, options.overrides)
+    return run_on_config(checkpointing, options.overrides)
 
 
-def of_a_configuration(
+def run_on_config(
     bench: Callable[[DictConfig], dict[str, Any]], overrides: list[str]
 ) -> dict[str, Any]:
     from ..config.overrides import check_command_line
 
     line = check_command_line([*overrides, *reviews()])
     try:
-        if not line.mistakes:
+        if not line.errors:
             return bench(line.jobs[0])
     except ValueError as error:
-        line.mistakes.append(str(error))
-    cli.fail(*line.mistakes, command="bench")
+        line.errors.append(str(error))
+    cli.fail(*line.errors, command="bench")
 
 
 def epoch(options: argparse.Namespace) -> dict[str, Any]:
-    """a training epoch, beside a plain PyTorch script"""
+    """a training epoch, against a plain PyTorch script"""
     import torch
 
     from .epoch import epoch
@@ -169,7 +169,7 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def predict(options: argparse.Namespace) -> dict[str, Any]:
-    """prediction of texts, beside the evaluation loop of training"""
+    """prediction of texts, against the evaluation loop of training"""
     from ..data.sources import DataError
     from ..inference import LoadError
     from .predict import predict

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 
 from ..runs import storage
+from ..runs.checkpoint import read_state_dict
+from ..runs.run import Run
 from . import gpu_layers
 from .gpu_layers import Size
 from .timing import table
@@ -42,7 +44,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class OutOfTimeError(Exception):
-    """The limit of the whole run is reached."""
+    """The time limit of all stages is reached."""
 
 
 class Bench:
@@ -82,7 +84,7 @@ class Bench:
             self.save()
             print(f"{name}: {found['status']}, {found['seconds']:.0f} s", flush=True)
         rows = [[n, s["status"], f"{s['seconds']:.0f}"] for n, s in self.figures["stages"].items()]
-        print("\n" + table(["stage", "how it ended", "s"], rows), flush=True)
+        print("\n" + table(["stage", "status", "s"], rows), flush=True)
         return self.figures
 
     def save(self) -> None:
@@ -91,7 +93,7 @@ class Bench:
         )
 
     def command(self, *arguments: str, module: str = "imdb_lightning") -> str:
-        """The output of `python -m module`. Raises RuntimeError with its end where it fails."""
+        """The output of `python -m module`. Raises RuntimeError with its end if it fails."""
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=CHECKOUT,
@@ -119,7 +121,7 @@ class Bench:
 def tests(bench: Bench) -> Any:
     """The tests that need a GPU."""
     if bench.device == "cpu":
-        return "they need a GPU"
+        return "skipped: no GPU"
     log = bench.folder / "tests.txt"
     workers = min(12, os.cpu_count() or 1)
     command = [
@@ -156,7 +158,7 @@ def layers(bench: Bench) -> Any:
         ]
     for sizes in parts:
         if bench.left < 45 and rows:
-            print("the rest of the sizes is left out")
+            print("out of time: skipping the remaining sizes")
             break
         if bench.device == "cuda":
             started = time.monotonic()
@@ -173,7 +175,7 @@ def layers(bench: Bench) -> Any:
 
 
 def epochs(bench: Bench) -> Any:
-    """Seconds of a training epoch and its validation, the first one left out."""
+    """Seconds of a training epoch and its validation, without the first epoch."""
     found = {}
     for name, overrides in EPOCHS.items():
         path = bench.train(f"epoch_{name.replace('/', '_')}", *overrides, "trainer.max_epochs=4")
@@ -191,12 +193,8 @@ def epochs(bench: Bench) -> Any:
 
 
 def same_bits(first: Path, second: Path) -> bool:
-    """Whether two runs have the same weights and the same epochs."""
-    states = [
-        torch.load(path / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-        for path in (first, second)
-    ]
-    weights = [state["state_dict"] for state in states]
+    """True if two runs have the same weights and the same epochs."""
+    weights = [read_state_dict(Run(path).last) for path in (first, second)]
     return weights[0].keys() == weights[1].keys() and all(
         torch.equal(weights[0][key], weights[1][key]) for key in weights[0]
     )

@@ -46,13 +46,13 @@ class Size(NamedTuple):
     T: int
 
 
-class By(nn.Module):
-    """A cell on a GPU by one way alone."""
+class OneKernel(nn.Module):
+    """A cell on a GPU, by one kernel alone."""
 
-    def __init__(self, cell: Cell, way: str) -> None:
+    def __init__(self, cell: Cell, kernel: str) -> None:
         super().__init__()
         self.cell = cell
-        self.sequence = CudaSequence(cell, unrolled, (way,))
+        self.sequence = CudaSequence(cell, unrolled, (kernel,))
 
     def forward(self, x_TBI: Tensor) -> tuple[Tensor, Any]:
         state = self.cell.initial_state(x_TBI.shape[1])
@@ -64,8 +64,8 @@ def cell_of(name: str) -> Callable[[int, int], Cell]:
     return CELLS[name] if name in CELLS else resolve_name(name)
 
 
-def subjects(cells: Iterable[str], H: int, device: str, graphs: bool) -> dict[str, nn.Module]:
-    """PyTorch's layers, and the cells by what runs them and by each way that could."""
+def layers_to_time(cells: Iterable[str], H: int, device: str, graphs: bool) -> dict[str, nn.Module]:
+    """PyTorch's layers, and the cells by the kernel that is chosen and by each possible one."""
     found: dict[str, nn.Module] = {name: layer(H, H) for name, layer in LAYERS.items()}
     for name in cells:
         cell = cell_of(name)(H, H)
@@ -73,10 +73,10 @@ def subjects(cells: Iterable[str], H: int, device: str, graphs: bool) -> dict[st
         found[label] = Fused(cell)
         if device == "cuda":
             if vendor.mode_of(cell) is not None:
-                found[f"{label} by cuDNN"] = By(cell, "cuDNN")
-                found[f"{label} by Triton"] = By(cell, "Triton")
+                found[f"{label} by cuDNN"] = OneKernel(cell, "cuDNN")
+                found[f"{label} by Triton"] = OneKernel(cell, "Triton")
             if graphs:
-                found[f"{label} by CUDA graphs"] = By(cell, "CUDA graphs")
+                found[f"{label} by CUDA graphs"] = OneKernel(cell, "CUDA graphs")
     return {name: layer.to(device) for name, layer in found.items()}
 
 
@@ -88,7 +88,7 @@ def one_size(
         precision.rnn.fp32_precision = "ieee" if exact else "tf32"
     torch.manual_seed(0)
     H, B, T = size
-    layers = subjects(cells, H, device, graphs)
+    layers = layers_to_time(cells, H, device, graphs)
     xs = [torch.randn(T, B, H, device=device) for _ in range(INPUTS)]
     grads = [torch.randn(T, B, H, device=device) for _ in range(INPUTS)]
     forward = {name: rotating(run_forward, layer, xs, grads) for name, layer in layers.items()}
@@ -118,11 +118,11 @@ def rotating(
 ) -> Callable[[], object]:
     turn = iter(range(10**9))
 
-    def thing() -> None:
+    def run_next() -> None:
         i = next(turn) % len(xs)
         run(layer, xs[i], grads[i])
 
-    return thing
+    return run_next
 
 
 def run_forward(layer: nn.Module, x_TBI: Tensor, grad_TBH: Tensor) -> None:
@@ -166,7 +166,7 @@ def prepare(task: tuple[str, Size, bool]) -> float:
     name, size, exact = task
     started = time.perf_counter()
     precision.rnn.fp32_precision = "ieee" if exact else "tf32"
-    layer = By(cell_of(name)(size.H, size.H), "Triton").cuda()
+    layer = OneKernel(cell_of(name)(size.H, size.H), "Triton").cuda()
     x_TBI = torch.randn(2, size.B, size.H, device="cuda")
     run_both(layer, x_TBI, torch.ones_like(x_TBI))
     run_forward(layer, x_TBI, x_TBI)

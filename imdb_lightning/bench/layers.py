@@ -1,4 +1,4 @@
-"""One recurrent layer over a batch: every implementation of every cell, beside PyTorch's layer.
+"""One recurrent layer over a batch: every implementation of every cell, against PyTorch's layer.
 
 Dimensions: T steps, B reviews, I input size, H hidden size.
 """
@@ -40,10 +40,10 @@ class MinimalCell(Cell):
 
 
 class Case(NamedTuple):
-    """A cell, and PyTorch's layer with the same equations where there is one."""
+    """A cell, and PyTorch's layer with the same equations if there is one."""
 
     cell: Callable[[int, int], Cell]
-    torchs: Any
+    torch_layer: Any
     gates: int
 
 
@@ -56,7 +56,7 @@ CASES = {
 }
 
 
-MEMORY = ("as it comes", "kept")
+MEMORY = ("default", "kept")
 
 
 def layers(
@@ -64,7 +64,7 @@ def layers(
 ) -> dict[str, Any]:
     """Print a table and return its figures: milliseconds a batch.
 
-    Twice, each time in a process of its own: with PyTorch's default memory, and with freed memory
+    Twice, each time in its own process: with PyTorch's default memory, and with freed memory
     kept, as this project's training does (process.tune_malloc).
     """
     found = {}
@@ -97,7 +97,9 @@ def one_table(
                 compile_seconds[name] = first_run(layer, x_TBI, grad_TBH)
             forward[label] = partial(run_forward, layer, x_TBI)
             both[label] = partial(run_both, layer, x_TBI, grad_TBH)
-    packed = {f"{n} packed": packed_run(n, I, H, x_TBI, grad_TBH) for n in names if CASES[n].torchs}
+    packed = {
+        f"{n} packed": packed_run(n, I, H, x_TBI, grad_TBH) for n in names if CASES[n].torch_layer
+    }
     times_forward, times_both = interleaved(forward, rounds), interleaved(both, rounds)
     times_packed = interleaved(packed, rounds=3, warm_up=1)
 
@@ -153,7 +155,7 @@ def one_table(
     for label, times in times_packed.items():
         print(f"for comparison, {label.replace('packed', 'of torch, packed')}: {times} ms")
     for name, seconds in compile_seconds.items():
-        print(f"compiling {name} took {seconds:.0f} s (less where PyTorch's cache has it)")
+        print(f"compiling {name} took {seconds:.0f} s (less if cached)")
     sys.stdout.flush()
     return {
         "peak_gflops": peak,
@@ -165,11 +167,11 @@ def one_table(
 
 def variants(name: str, I: int, H: int, compiled: bool) -> dict[str, nn.Module]:
     """Every implementation of a cell, and PyTorch's layer."""
-    subject = CASES[name]
-    cell = subject.cell(I, H)
+    case = CASES[name]
+    cell = case.cell(I, H)
     found: dict[str, nn.Module] = {}
-    if subject.torchs:
-        found["torch"] = subject.torchs(I, H)
+    if case.torch_layer:
+        found["torch"] = case.torch_layer(I, H)
     if type(cell) in PORTABLE:
         found |= {"fused native": Fused(cell), "fused portable": Fused(cell, native=False)}
     if compiled:
@@ -198,7 +200,7 @@ def first_run(layer: nn.Module, x_TBI: Tensor, grad_TBH: Tensor) -> float:
 
 def packed_run(name: str, I: int, H: int, x_TBI: Tensor, grad_TBH: Tensor) -> Callable[[], object]:
     """PyTorch's layer on packed sequences of full length, which take its slower way."""
-    layer = CASES[name].torchs(I, H)
+    layer = CASES[name].torch_layer(I, H)
     T, B, _ = x_TBI.shape
 
     def run() -> None:

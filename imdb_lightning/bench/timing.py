@@ -21,7 +21,7 @@ from ..runtime.provenance import processor_name
 
 
 class Times(NamedTuple):
-    """Milliseconds of one thing, over the rounds."""
+    """Milliseconds of one function, over the rounds."""
 
     median: float
     least: float
@@ -32,22 +32,22 @@ class Times(NamedTuple):
 
 
 def interleaved(
-    things: Mapping[str, Callable[[], object]],
+    functions: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int = 3,
     timed: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Times]:
-    """Time each thing once a round, so that whatever slows the machine down slows all of them.
+    """Time each function once a round, so that whatever slows the machine down slows all of them.
 
-    The order is shuffled in each round, since a thing pays for the memory of the one before it.
+    The order is shuffled in each round, since a function pays for the memory of the one before it.
     `timed` measures the seconds of one call; by default wall-clock time.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in things}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     timed = timed or on_cpu
     order = random.Random(0)
     for number in range(warm_up + rounds):
-        for name, thing in order.sample([*things.items()], len(things)):
-            taken = timed(thing)
+        for name, function in order.sample([*functions.items()], len(functions)):
+            taken = timed(function)
             if number >= warm_up:
                 seconds[name].append(taken)
     return {
@@ -56,28 +56,28 @@ def interleaved(
     }
 
 
-def on_cpu(thing: Callable[[], object]) -> float:
+def on_cpu(function: Callable[[], object]) -> float:
     started = time.perf_counter()
-    thing()
+    function()
     return time.perf_counter() - started
 
 
-def on_gpu(thing: Callable[[], object], ahead: int = 0) -> float:
+def on_gpu(function: Callable[[], object], ahead: int = 0) -> float:
     """Seconds between two events in the GPU's queue, with the processor's time to fill it."""
     torch.cuda.synchronize()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     if ahead:
         torch.cuda._sleep(ahead)
     start.record()
-    thing()
+    function()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
 
 
-def on_gpu_alone(thing: Callable[[], object]) -> float:
+def on_gpu_alone(function: Callable[[], object]) -> float:
     """The same without the processor's time: the GPU sleeps until everything is queued."""
-    return on_gpu(thing, ahead=20_000_000)  # cycles, some 10 ms
+    return on_gpu(function, ahead=20_000_000)  # cycles, some 10 ms
 
 
 class StepTimer(lightning.Callback):

@@ -17,7 +17,7 @@ from ..runtime.random_state import get_random_state, set_random_state
 
 
 class AdversarialTraining(Callback):
-    """Each batch a second time, with every embedded review moved to where its loss rises most.
+    """A second pass over each batch with adversarial perturbations of its embeddings.
 
     Miyato, Dai and Goodfellow 2017, "Adversarial training methods for semi-supervised text
     classification", equations (5) and (6): r = eps * g / |g|, with g the gradient of the loss with

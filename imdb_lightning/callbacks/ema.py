@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 
 class EMA(EMAWeightAveraging):
-    """The average over the steps of training, which is what is validated, saved and tested."""
+    """Averages the weights over the steps; the average is validated, saved and tested."""
 
     def setup(self, trainer: lightning.Trainer, model: Any, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the model is moved there later
@@ -17,5 +17,5 @@ class EMA(EMAWeightAveraging):
 
     def on_train_end(self, trainer: lightning.Trainer, model: Any) -> None:
         super().on_train_end(trainer, model)
-        # Lightning would replace the best weights by it when those are validated.
+        # Or else Lightning swaps the average in when the best weights are validated.
         self._average_model = None

@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks import Callback
 
 
 PCT_START = 0.3  # fraction 0..1 of the steps in which the rate rises
-INITIAL = 1 / 25  # of the highest learning rate
+DIV_FACTOR = 25  # the highest learning rate over the first one
 
 
 class OneCycle(Callback):
-    """One rise and one fall over the whole run: a pure function of the step.
+    """One rise and one fall of the learning rate over the run: a pure function of the step.
 
     Smith and Topin 2018, "Super-convergence", as torch's OneCycleLR computes it, without its cycle
     of momentum.
@@ -35,7 +35,7 @@ class OneCycle(Callback):
 def one_cycle(progress: float) -> float:
     """Fraction 0..1 of the highest learning rate after this fraction of the run."""
     if progress < PCT_START:
-        return INITIAL + (1 - INITIAL) * half_cosine(progress / PCT_START)
+        return 1 / DIV_FACTOR + (1 - 1 / DIV_FACTOR) * half_cosine(progress / PCT_START)
     return 1 - half_cosine((progress - PCT_START) / (1 - PCT_START))
 
 

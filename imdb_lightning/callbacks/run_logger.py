@@ -60,10 +60,10 @@ class RunLogger(Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
         data: ReviewDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self.start(data, sum(p.numel() for p in model.parameters() if p.requires_grad))
+        self.on_run_start(data, sum(p.numel() for p in model.parameters() if p.requires_grad))
 
-    def start(self, data: ReviewDataModule, parameters: int) -> None:
-        """The reviews are encoded; training starts next."""
+    def on_run_start(self, data: ReviewDataModule, parameters: int) -> None:
+        """Record and log that training starts. The reviews must be encoded."""
         padding = data.padding()
         self.train_tokens = int(data.splits["train"].lengths.sum())
         self.metrics |= {"parameters": parameters, "data": {**data.metadata, "padding": padding}}
@@ -129,13 +129,13 @@ class RunLogger(Callback):
             "peak_memory": peak_memory(),
         }
 
-    def finish(self) -> None:
+    def on_run_end(self) -> None:
         """Write "done", after everything else: it means that all other files are complete."""
         self.metrics["status"] = "done"
         self.run.write_metrics(self.metrics)
 
-    def fail(self, error: BaseException) -> None:
-        """The run ended early: record why."""
+    def on_run_failed(self, error: BaseException) -> None:
+        """Record why the run ended early."""
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         self.metrics |= {
             "status": "interrupted" if interrupted else "failed",

@@ -46,7 +46,7 @@ class TestReport(Callback):
         curves = figures.learning_curves(metrics)
         storage.atomic_write(self.run.curves, figures.png(curves))
         self.tensorboard.add_test(test, curves)
-        self.run_logger.finish()
+        self.run_logger.on_run_end()
         best = f"best val accuracy {metrics['val/acc_best']:.4f} in epoch {metrics['best_epoch']}"
         log.info(
             f"{metrics['dataset']} test accuracy {test.accuracy:.4f}, loss {test.loss:.4f} "

@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from .schema import EXECUTION_KEYS, flatten
 
 
-# Where this machine has things: they change nothing in a run.
+# Paths and settings of this machine, which change no result.
 MACHINE_KEYS = ("data.path", "data.cache_dir", "data.num_workers", "data.fallback")
-# Runs from which a run takes something: paths, of which the provenance in metrics.json says more.
+# Paths of the runs that a run builds on; metrics.json has their provenance.
 UPSTREAM_KEYS = ("pretrained", "teacher")
-# How a model was computed, as long as the mathematics is the same.
+# Keys that do not change the mathematics of a model: replicas may differ in them.
 REPLICA_KEYS = ("seed", "trainer.accelerator", "trainer.devices", "model.implementation")
-# What a resumed run may change.
+# The key that may change when a run is resumed.
 RESUMABLE_KEY = "trainer.max_epochs"
 
 # Two runs that differ in one of these had other reviews in val.
@@ -65,7 +65,7 @@ def differences(
     keys: Collection[str] | None = None,
     ignore: Collection[str] = (),
 ) -> dict[str, tuple[Any, Any]]:
-    """{key: (before, after)} of the keys whose values differ; "absent" stands for no value."""
+    """{key: (before, after)} of the keys whose values differ; "absent" if there is no value."""
     compared = sorted(before.keys() | after.keys()) if keys is None else keys
     pairs = {key: (before.get(key, "absent"), after.get(key, "absent")) for key in compared}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b and key not in ignore}

@@ -1,6 +1,6 @@
-"""The overrides of a command line: every mistake in them, and the configurations they compose.
+"""The overrides of a command line: every error in them, and the configurations they compose.
 
-Hydra composes; this module finds the mistakes that Hydra reports one at a time, without a
+Hydra composes; this module finds the errors that Hydra reports one at a time, without a
 suggestion, or not at all. It imports neither torch nor lightning, so that answers are quick.
 """
 
@@ -33,15 +33,15 @@ from .text import did_you_mean, one_line
 class CommandLine(NamedTuple):
     """The parsed overrides of a command line."""
 
-    mistakes: list[str]  # one line each
+    errors: list[str]  # one line each
     jobs: list[DictConfig]  # the configuration of every job; of a grid, of each combination
     overrides: list[str]  # as Hydra takes them
     naming: list[str]  # of a grid, one more for Hydra: what a run's name omits
     swept: list[str]  # overrides with several values
-    multirun: bool  # whether it is a grid, even of a single run
+    multirun: bool  # True for a grid, even of a single run
     names: list[str]  # of a grid, the directories of `jobs`
     directory: str  # of the run or the grid
-    sweep_named: bool  # whether the grid's directory has a name instead of the time
+    sweep_named: bool  # True if the grid's directory has a name instead of the time
 
 
 def check_command_line(
@@ -65,7 +65,7 @@ def check_command_line(
                 (override,) = parser.parse_overrides([text])
                 values = _values(override, groups)
             except (HydraException, OmegaConfBaseException) as error:
-                line.mistakes.append(f"{text}: {one_line(error)}")
+                line.errors.append(f"{text}: {one_line(error)}")
                 continue
             if values is not None:
                 line.swept.append(text)
@@ -73,7 +73,7 @@ def check_command_line(
                 if values:
                     (override,) = parser.parse_overrides([expanded])
                 else:
-                    line.mistakes.append(f"{text}: no option matches")
+                    line.errors.append(f"{text}: no option matches")
                     continue
             line.overrides.append(str(override.input_line))
             parsed.append(override)
@@ -81,7 +81,7 @@ def check_command_line(
         named = folder != "" and "${now" not in folder
         line = line._replace(multirun=multirun or params is not None, sweep_named=named)
         if not line.multirun:
-            line.mistakes.extend(
+            line.errors.extend(
                 f"{text}: several values are a grid; add -m to run all of them"
                 for text in line.swept
             )
@@ -94,7 +94,7 @@ def check_command_line(
         for choices in product(*axes):
             job = parser.parse_overrides(list(choices))
             wrong, cfg = _check_job(job, groups, [*search, *line.naming], known_of)
-            line.mistakes.extend(wrong)
+            line.errors.extend(wrong)
             if cfg is not None:
                 line.jobs.append(cfg)
                 if line.multirun:
@@ -104,8 +104,8 @@ def check_command_line(
                 with open_dict(cfg):
                     del cfg["hydra"]
         twice = {name for name in line.names if line.names.count(name) > 1}
-        line.mistakes.extend(f"the grid has {name} twice" for name in sorted(twice))
-    return line._replace(mistakes=list(dict.fromkeys(line.mistakes)))
+        line.errors.extend(f"{name}: twice in the grid" for name in sorted(twice))
+    return line._replace(errors=list(dict.fromkeys(line.errors)))
 
 
 def _grid(overrides: list[Override], search: list[str]) -> tuple[dict[str, str] | None, str]:
@@ -189,15 +189,15 @@ def _check_job(
     search: list[str],
     known_of: Callable[..., dict[str, Any]],
 ) -> tuple[list[str], DictConfig | None]:
-    """The mistakes of one job, and the configuration that its correct overrides compose."""
-    mistakes = []
+    """The errors of one job, and the configuration that its correct overrides compose."""
+    errors = []
     chosen, values = [], []
     for override in overrides:
         key = override.key_or_group
         if key in groups:
             wrong = _wrong_choice(override, groups[key])
             chosen += [] if wrong else [str(override.input_line)]
-            mistakes += [wrong] if wrong else []
+            errors += [wrong] if wrong else []
         elif key.startswith("hydra/"):  # such as hydra/launcher: Hydra knows its options
             chosen.append(str(override.input_line))
         else:
@@ -205,21 +205,21 @@ def _check_job(
     try:
         known = known_of(*search, *chosen)
     except (HydraException, OmegaConfBaseException) as error:
-        return [*mistakes, one_line(error)], None
+        return [*errors, one_line(error)], None
     right = []
     for override in values:
         wrong = _wrong_key(override, known, groups)
         right += [] if wrong else [str(override.input_line)]
-        mistakes += [wrong] if wrong else []
+        errors += [wrong] if wrong else []
     try:
         cfg = compose("config", overrides=[*search, *chosen, *right], return_hydra_config=True)
         own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-        mistakes += check_values(own)
-        mistakes += _taken_directories(values, cfg)
-        mistakes += _wrong_launcher(cfg.hydra.launcher)
+        errors += check_values(own)
+        errors += _taken_directories(values, cfg)
+        errors += _wrong_launcher(cfg.hydra.launcher)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        return [*mistakes, one_line(error)], None
-    return mistakes, cfg
+        return [*errors, one_line(error)], None
+    return errors, cfg
 
 
 def _wrong_choice(override: Override, options: list[str]) -> str | None:
@@ -278,7 +278,7 @@ def _taken_directories(overrides: list[Override], cfg: DictConfig) -> list[str]:
 
 
 def _wrong_launcher(launcher: DictConfig) -> list[str]:
-    """What is wrong with the keys of local_pool; other launchers check their own."""
+    """The errors in the keys of local_pool; other launchers check their own."""
     if not str(launcher.get("_target_")).endswith(".LocalPool"):
         return []
     rules = {"n_jobs": or_null(integer(1)), "timeout": or_null(number(0, above=True))}

@@ -1,4 +1,4 @@
-"""The schema: each key of the configuration, what it means, its default, and what it may hold.
+"""The schema: each key of the configuration, its meaning, default and allowed values.
 
 The table is the one description of a key. conf/ holds the same defaults, for Hydra to compose;
 docs/configuration.md and --help are generated from the table, and tests compare all of them.
@@ -54,7 +54,7 @@ SCHEMA = (
         "test_checkpoint",
         one_of("last", "best"),
         "last",
-        "the weights that test sees: those of the last epoch, or of the best one on val",
+        "the checkpoint to test: that of the last epoch, or of the best one on val",
     ),
     Key(
         "resume",
@@ -165,18 +165,23 @@ SCHEMA = (
         0.0,
         "variational dropout of the embedding's features, one mask for all tokens of a review",
     ),
-    Key("model.word_dropout", number(0, 1), 0.0, "embedding dropout: whole words of a batch"),
+    Key(
+        "model.word_dropout",
+        number(0, 1),
+        0.0,
+        "embedding dropout: words of the vocabulary",
+    ),
     Key(
         "model.pooling",
         one_of("mean", "max", "last", "mean_max", "mean_padded"),
         "mean",
-        "over the hidden states of a review; mean_padded, the report's, includes the padding",
+        "pooling over the hidden states; mean_padded, the report's, includes the padding",
     ),
     Key(
         "model.loss",
         one_of("cross_entropy", "nll", "nll_on_raw_logits"),
         "cross_entropy",
-        "nll_on_raw_logits, the report's section 4.2, diverges",
+        "the loss; nll_on_raw_logits, the report's section 4.2, diverges",
     ),
     Key(
         "model.layer._target_",
@@ -247,7 +252,7 @@ SCHEMA = (
         "trainer.precision",
         one_of("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"),
         "32-true",
-        "Lightning's precision",
+        "numeric precision, in Lightning's notation",
     ),
     Key(
         "trainer.gradient_clip_val",
@@ -256,7 +261,7 @@ SCHEMA = (
         "largest gradient norm; null: no clipping",
     ),
     Key("trainer.deterministic", BOOL, True, "deterministic algorithms only"),
-    Key("trainer.accumulate_grad_batches", integer(1), 1, "batches in a step", added=True),
+    Key("trainer.accumulate_grad_batches", integer(1), 1, "batches per optimizer step", added=True),
     Key("trainer.detect_anomaly", BOOL, False, "find the operation behind a NaN", added=True),
     Key(
         "trainer.gradient_clip_algorithm",
@@ -265,7 +270,13 @@ SCHEMA = (
         "clip the norm or each value",
         added=True,
     ),
-    Key("trainer.limit_train_batches", number(0, above=True), 1.0, "batches to train", added=True),
+    Key(
+        "trainer.limit_train_batches",
+        number(0, above=True),
+        1.0,
+        "batches of train",
+        added=True,
+    ),
     Key("trainer.limit_val_batches", number(0, above=True), 1.0, "batches of val", added=True),
     Key("trainer.limit_test_batches", number(0, above=True), 1.0, "batches of test", added=True),
     # callbacks
@@ -370,11 +381,11 @@ def check_combinations(values: dict[str, Any]) -> list[str]:
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """{"model.hidden_size": 64, ...}: the leaves of nested dictionaries."""
-    leaves: dict[str, Any] = {}
+    """{"model.hidden_size": 64, ...}: the values of nested dictionaries by their path."""
+    values: dict[str, Any] = {}
     for name, value in node.items():
         if isinstance(value, dict):
-            leaves |= flatten(value, f"{prefix}{name}.")
+            values |= flatten(value, f"{prefix}{name}.")
         else:
-            leaves[f"{prefix}{name}"] = value
-    return leaves
+            values[f"{prefix}{name}"] = value
+    return values

@@ -23,7 +23,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def shorten(text: str) -> str:
+def shorten(text: object) -> str:
     """At most 300 characters in one line."""
     return " ".join(str(text).split())[:300]
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
-POOL = 50  # batches that are sorted by length together: little padding, yet well mixed
+POOL_BATCHES = 50  # batches that are sorted by length together: little padding, yet well mixed
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
         batches = []
-        for pool in chunks(order, POOL * self.batch_size):
+        for pool in chunks(order, POOL_BATCHES * self.batch_size):
             by_length = pool[np.argsort(self.lengths[pool], kind="stable")]
             batches += chunks(by_length, self.batch_size)
         epoch, done = self.resume_position

@@ -177,7 +177,7 @@ class Loader(DataLoader):
 
 
 def identity_collate(batch: object) -> object:
-    """`EncodedReviews` returns whole batches: there is nothing to collate."""
+    """`EncodedReviews` returns complete batches: there is nothing to collate."""
     return batch
 
 

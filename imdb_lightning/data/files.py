@@ -27,7 +27,7 @@ LABEL_NAMES = {
 
 
 class InputError(Exception):
-    """What cannot be read, in one line."""
+    """Input that cannot be read, and why, in one line."""
 
 
 def read_texts(file: Path) -> Iterator[str]:

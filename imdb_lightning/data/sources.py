@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 HUB = "stanfordnlp/imdb"
 REVISION = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
 ARCHIVE_MD5 = "7c2ac02c03563afcf9b574c7e56c153a"
-PROBE = 3.0  # seconds that the hub has to answer
-LARGEST = 16 * 2**20  # bytes of one review; the longest real one has 14 KiB
+HUB_TIMEOUT = 3.0  # seconds that the hub has to answer
+MAX_REVIEW_BYTES = 16 * 2**20  # bytes of one review; the longest real one has 14 KiB
 SPLITS = ("train", "test")
 UNLABELLED = "unsupervised"  # the hub's name of the unlabelled split; aclImdb's is train/unsup
 CLASSES = ("neg", "pos")  # aclImdb's folders of the labels 0 and 1
@@ -44,7 +44,7 @@ CLASSES = ("neg", "pos")  # aclImdb's folders of the labels 0 and 1
 THREE_WAYS = (
     "get the reviews in one of three ways: set IMDB_DATA or data.path to a local copy (the hub's "
     "parquet folder, aclImdb/ or aclImdb_v1.tar.gz), put a copy into data/imdb, or connect to the "
-    f"network so that {HUB} can be fetched once; data=synthetic trains without"
+    f"network so that {HUB} can be fetched once; or use data=synthetic"
 )
 
 log = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def read_archive(
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
             match = member_name.fullmatch(member.name)
-            if match is None or not member.isreg() or member.size > LARGEST:
+            if match is None or not member.isreg() or member.size > MAX_REVIEW_BYTES:
                 continue
             content = tar.extractfile(member)
             assert content is not None  # a regular file
@@ -313,7 +313,7 @@ def _hub(unlabelled: bool) -> Path:
         ) from None
 
 
-def reachable(endpoint: str, timeout: float = PROBE) -> bool:
+def reachable(endpoint: str, timeout: float = HUB_TIMEOUT) -> bool:
     """True if a connection to `endpoint`, or to its proxy, opens within `timeout` seconds."""
     url = urllib.parse.urlsplit(endpoint)
     proxy = urllib.request.getproxies().get(url.scheme)

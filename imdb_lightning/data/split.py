@@ -34,12 +34,12 @@ def official_splits(data: Mapping[str, Any], unlabelled: bool = False) -> dict[s
 def stratified_holdout(
     labels: np.ndarray, val_size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of train and of val, ascending; both have the proportion of labels of the whole.
+    """Rows of train and of val, ascending; both keep the proportion of labels.
 
     Raises DataError if a split would lack a label.
     """
     random = np.random.default_rng(seed)
-    rows_of = [random.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
+    rows_of = [random.permutation(np.flatnonzero(labels == n)) for n in range(len(LABELS))]
     negative = round(val_size * len(rows_of[0]) / len(labels))
     counts = (negative, val_size - negative)
     for rows, count, name in zip(rows_of, counts, LABELS, strict=True):

@@ -1,9 +1,9 @@
 """A small grammar of film reviews whose label is known to be recoverable.
 
-A review is neutral talk about a film with 3, 5 or 7 verdicts in it ("the acting was superb"). A
-verdict's last word, an adjective, is decisive: nothing else carries the label. Each agrees with the
+A review is neutral talk about a film with 3, 5 or 7 opinions in it ("the acting was superb"). An
+opinion's last word, an adjective, is decisive: nothing else carries the label. Each agrees with the
 label with probability 0.9, so that counting them is right in about 98 % of reviews however long the
-review is. After the last of them stand exactly `distance` neutral tokens: what a model then misses
+review is. The last is followed by exactly `distance` neutral tokens: what a model then misses
 is memory. Lengths follow IMDB's (log-normal, median 174 tokens, mean 234), as far as `distance` and
 `max_length` let them.
 """
@@ -27,8 +27,8 @@ NEGATIVE = (
 
 AGREEMENT = 0.9  # probability that a decisive word agrees with the label
 MEDIAN_LENGTH, SPREAD = 174, 0.77  # of the log-normal: IMDB's words per review
-POOL = 5_000  # different neutral sentences
-HEAD = 40  # tokens that always fit in front of the distance: seven verdicts of up to five words
+NUM_SENTENCES = 5_000  # different neutral sentences
+HEAD = 40  # tokens that always fit in front of the distance: seven opinions of up to five words
 
 SUBJECTS = (
     "the plot|the acting|the camera work|the music|the script|the ending|the lead|the cast|"
@@ -67,12 +67,12 @@ def corpus(
     With `unlabelled`, as many again as for "train", without labels, as "unsupervised".
 
     `distance` and `max_length` count tokens, the start token included in `max_length`. Raises
-    ValueError if a review of `max_length` has no room for `distance` and the verdicts.
+    ValueError if a review of `max_length` has no room for `distance` and the opinions.
     """
     if distance + HEAD >= max_length:
         raise ValueError(f"max_length must be over distance + {HEAD}, here {distance + HEAD}")
     random = np.random.default_rng(seed)
-    pool = [_neutral_sentence(random) for _ in range(POOL)]
+    pool = [_neutral_sentence(random) for _ in range(NUM_SENTENCES)]
     splits = {
         split: _split(size, distance, max_length - 1, pool, random)
         for split, size in (("train", train_size), ("test", test_size))
@@ -100,16 +100,16 @@ def _review(
     label: int, length: int, distance: int, pool: list[list[str]], random: np.random.Generator
 ) -> str:
     decisive = random.random(random.choice([3, 5, 7])) < AGREEMENT
-    verdicts = [_verdict(bool(label) == bool(agrees), random) for agrees in decisive]
-    neutral = _neutral(length - distance - sum(map(len, verdicts)), pool, random)
-    # All verdicts except the last are between neutral sentences; the last one ends the head.
-    for verdict in verdicts[:-1]:
-        neutral.insert(int(random.integers(len(neutral) + 1)), verdict)
-    sentences = [*neutral, verdicts[-1], *_neutral(distance, pool, random)]
+    opinions = [_opinion(bool(label) == bool(agrees), random) for agrees in decisive]
+    neutral = _neutral(length - distance - sum(map(len, opinions)), pool, random)
+    # All opinions except the last are between neutral sentences; the last one ends the head.
+    for opinion in opinions[:-1]:
+        neutral.insert(int(random.integers(len(neutral) + 1)), opinion)
+    sentences = [*neutral, opinions[-1], *_neutral(distance, pool, random)]
     return " ".join(" ".join(words).capitalize() + "." for words in sentences)
 
 
-def _verdict(positive: bool, random: np.random.Generator) -> list[str]:
+def _opinion(positive: bool, random: np.random.Generator) -> list[str]:
     adjective = _pick(POSITIVE if positive else NEGATIVE, random)
     return [*_pick(SUBJECTS, random).split(), _pick(VERBS, random), adjective]
 

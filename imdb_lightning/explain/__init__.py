@@ -1,1 +1,1 @@
-"""How a model reads a review."""
+"""Explanations of one prediction: trajectory, contributions, gates."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from ..inference import Predictor
@@ -65,7 +66,7 @@ def explain(model: Predictor, text: str) -> Explanation:
     return Explanation(
         tokens=[str(vocabulary.id_to_token(int(token))) for token in ids_T],
         in_vocab=[int(token) != unknown for token in ids_T],
-        probability_T=1 / (1 + np.exp(-logits_T / model.temperature)),
+        probability_T=expit(logits_T / model.temperature),
         contribution_T=contribution_T,
         logit=float(logits_T[-1]),
         baseline_logit=baseline,

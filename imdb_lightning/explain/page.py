@@ -104,7 +104,7 @@ def lines(model: Predictor, explanation: Explanation) -> list[str]:
     prediction = model.prediction(explanation.logit)
     largest = float(np.abs(explanation.contribution_T).max()) or 1.0
     width = max(map(len, explanation.tokens))
-    made = [
+    text = [
         f"{prediction.label} {prediction.probability:.4f}",
         "",
         f"{'token':{width}}  P(positive)  contribution",
@@ -113,18 +113,18 @@ def lines(model: Predictor, explanation: Explanation) -> list[str]:
         explanation.tokens, explanation.probability_T, explanation.contribution_T, strict=True
     ):
         bar = ("+" if c > 0 else "-") * round(20 * abs(c) / largest)
-        made.append(f"{token:{width}}  {p:11.4f}  {c:+12.3f}  {bar}")
-    made += [
+        text.append(f"{token:{width}}  {p:11.4f}  {c:+12.3f}  {bar}")
+    text += [
         "",
         f"contributions: {explanation.contribution_T.sum():+.3f}, from a logit of "
         f"{explanation.baseline_logit:+.3f} without words to {explanation.logit:+.3f}, "
         f"error {explanation.gap:+.1g} ({explanation.steps} steps)",
     ]
     for name, gates in explanation.gates:
-        made += ["", f"{name}: mean over units at each token"]
+        text += ["", f"{name}: mean over units at each token"]
         for gate in gates:
-            made.append(f"{gate.name:14} {spark(gate)}  {gate.equation}")
-    return made
+            text.append(f"{gate.name:14} {spark(gate)}  {gate.equation}")
+    return text
 
 
 def spark(gate: Gate) -> str:

@@ -1,4 +1,4 @@
-"""Export a model for other programs, and verify that the export computes the same.
+"""Export a model for other programs, and verify that the logits are the same.
 
 python -m imdb_lightning.export RUN --format onnx
 python -m imdb_lightning.export RUN --format safetensors --output FOLDER
@@ -21,7 +21,7 @@ FORMATS = ("onnx", "pt2", "safetensors")
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Exits with 0 if the export computes the same, 1 if it does not, 2 on bad input."""
+    """Exits with 0 if the export has the model's logits, 1 if it has not, 2 on bad input."""
     arguments = (p := parser()).parse_args(argv)
     from ..inference import LoadError, load  # late: torch takes seconds to import
     from .export import ExportError, export

@@ -23,7 +23,7 @@ def text(model: Predictor) -> str:
         f"- {metrics.get('dataset', 'unknown')}: "
         + (", ".join(f"{count:,} {name}" for name, count in reviews.items()) or "sizes unknown"),
         f"- fingerprint of the files: {data.get('fingerprint', 'none')}",
-        f"- reviews that repeat another: {data.get('duplicates', 'unknown')}",
+        f"- duplicate reviews: {data.get('duplicates', 'unknown')}",
         "",
         "## Metrics",
         "",

@@ -61,7 +61,7 @@ class Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names
 
-    def one(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def add_node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         return self.add(kind, *inputs, **attributes)[0]
 
 
@@ -72,22 +72,22 @@ def graph(network: Network) -> onnx.ModelProto:
     g = Graph()
     tokens, lengths = "tokens", "lengths"
     if network.pooling == "mean_padded":
-        shape = g.one("Shape", tokens)
-        T = g.one("Gather", shape, g.weight([1]))
-        missing = g.one("Sub", g.weight([network.max_length]), T)
-        pads = g.one("Concat", g.weight([0, 0, 0]), missing, axis=0)
-        tokens = g.one("Pad", tokens, pads)
-        B = g.one("Gather", shape, g.weight([0]))
-        lengths = g.one("Expand", g.weight([network.max_length]), B)
-    tokens_TB = g.one("Transpose", tokens, perm=[1, 0])
-    x_TBE = g.one("Gather", g.weight(network.embedding.weight), tokens_TB)
-    short = g.one("Cast", lengths, to=TensorProto.INT32)
+        shape = g.add_node("Shape", tokens)
+        T = g.add_node("Gather", shape, g.weight([1]))
+        missing = g.add_node("Sub", g.weight([network.max_length]), T)
+        pads = g.add_node("Concat", g.weight([0, 0, 0]), missing, axis=0)
+        tokens = g.add_node("Pad", tokens, pads)
+        B = g.add_node("Gather", shape, g.weight([0]))
+        lengths = g.add_node("Expand", g.weight([network.max_length]), B)
+    tokens_TB = g.add_node("Transpose", tokens, perm=[1, 0])
+    x_TBE = g.add_node("Gather", g.weight(network.embedding.weight), tokens_TB)
+    short = g.add_node("Cast", lengths, to=TensorProto.INT32)
     h_TBH = onnx_backbone(g, network.backbone, x_TBE, short)
     pooled_BF = onnx_pooling(g, network, h_TBH, lengths)
-    hidden_BH = g.one("Relu", onnx_linear(g, network.head[0], pooled_BF))
+    hidden_BH = g.add_node("Relu", onnx_linear(g, network.head[0], pooled_BF))
     logits = onnx_linear(g, network.head[3], hidden_BH)
     g.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
-    made = helper.make_model(
+    model_proto = helper.make_model(
         helper.make_graph(
             g.nodes,
             "imdb_lightning",
@@ -102,12 +102,12 @@ def graph(network: Network) -> onnx.ModelProto:
         ir_version=9,
         producer_name="imdb_lightning",
     )
-    checker.check_model(made, full_check=True)
-    return made
+    checker.check_model(model_proto, full_check=True)
+    return model_proto
 
 
 def onnx_linear(g: Graph, linear: Any, x: str) -> str:
-    return g.one("Gemm", x, g.weight(linear.weight), g.weight(linear.bias), transB=1)
+    return g.add_node("Gemm", x, g.weight(linear.weight), g.weight(linear.bias), transB=1)
 
 
 def onnx_backbone(g: Graph, backbone: Backbone, x_TBE: str, lengths_B: str) -> str:
@@ -120,7 +120,7 @@ def onnx_backbone(g: Graph, backbone: Backbone, x_TBE: str, lengths_B: str) -> s
         W, R, bias = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
         weights = [g.weight(tensor) for tensor in (W, R, bias)]
         direction = "bidirectional" if backbone.directions == 2 else "forward"
-        h_TDBH = g.one(
+        h_TDBH = g.add_node(
             kind,
             *(x_TBE, *weights, lengths_B),
             hidden_size=int(R.shape[-1]),
@@ -128,8 +128,8 @@ def onnx_backbone(g: Graph, backbone: Backbone, x_TBE: str, lengths_B: str) -> s
             **attributes,
         )
         # (T, D, B, H) -> (T, B, D*H)
-        h_TBDH = g.one("Transpose", h_TDBH, perm=[0, 2, 1, 3])
-        x_TBE = g.one("Reshape", h_TBDH, g.weight([0, 0, -1]))
+        h_TBDH = g.add_node("Transpose", h_TDBH, perm=[0, 2, 1, 3])
+        x_TBE = g.add_node("Reshape", h_TBDH, g.weight([0, 0, -1]))
     return x_TBE
 
 
@@ -170,31 +170,33 @@ def onnx_pooling(g: Graph, network: Network, h_TBH: str, lengths_B: str) -> str:
 
     kind = network.pooling
     if kind == "mean_padded":
-        return g.one("ReduceMean", h_TBH, g.weight([0]), keepdims=0)
-    T = g.one("Gather", g.one("Shape", h_TBH), g.weight(torch.tensor(0)))
-    t_T = g.one("Range", g.weight(torch.tensor(0)), T, g.weight(torch.tensor(1)))
-    t_T1 = g.one("Unsqueeze", t_T, g.weight([1]))
+        return g.add_node("ReduceMean", h_TBH, g.weight([0]), keepdims=0)
+    T = g.add_node("Gather", g.add_node("Shape", h_TBH), g.weight(torch.tensor(0)))
+    t_T = g.add_node("Range", g.weight(torch.tensor(0)), T, g.weight(torch.tensor(1)))
+    t_T1 = g.add_node("Unsqueeze", t_T, g.weight([1]))
     if kind == "last":
-        at_TB = g.one("Equal", t_T1, g.one("Sub", lengths_B, g.weight([1])))
-        at_TB1 = g.one("Unsqueeze", at_TB, g.weight([2]))
-        chosen = g.one("Where", at_TB1, h_TBH, g.weight(torch.zeros(1)))
-        last_BH = g.one("ReduceSum", chosen, g.weight([0]), keepdims=0)
+        at_TB = g.add_node("Equal", t_T1, g.add_node("Sub", lengths_B, g.weight([1])))
+        at_TB1 = g.add_node("Unsqueeze", at_TB, g.weight([2]))
+        chosen = g.add_node("Where", at_TB1, h_TBH, g.weight(torch.zeros(1)))
+        last_BH = g.add_node("ReduceSum", chosen, g.weight([0]), keepdims=0)
         if network.backbone.directions == 1:
             return last_BH
-        first_BH = g.one("Gather", h_TBH, g.weight(torch.tensor(0)), axis=0)
+        first_BH = g.add_node("Gather", h_TBH, g.weight(torch.tensor(0)), axis=0)
         half = network.backbone.output_size // 2
-        forwards = g.one("Slice", last_BH, *(g.weight([n]) for n in (0, half, 1)))
+        forwards = g.add_node("Slice", last_BH, *(g.weight([n]) for n in (0, half, 1)))
         ends = (half, 2 * half, 1)
-        backwards = g.one("Slice", first_BH, *(g.weight([n]) for n in ends))
-        return g.one("Concat", forwards, backwards, axis=1)
-    inside_TB1 = g.one("Unsqueeze", g.one("Less", t_T1, lengths_B), g.weight([2]))
+        backwards = g.add_node("Slice", first_BH, *(g.weight([n]) for n in ends))
+        return g.add_node("Concat", forwards, backwards, axis=1)
+    inside_TB1 = g.add_node("Unsqueeze", g.add_node("Less", t_T1, lengths_B), g.weight([2]))
     pooled = []
     if kind in ("mean", "mean_max"):
-        chosen = g.one("Where", inside_TB1, h_TBH, g.weight(torch.zeros(1)))
-        total_BH = g.one("ReduceSum", chosen, g.weight([0]), keepdims=0)
-        count_B1 = g.one("Unsqueeze", lengths_B, g.weight([1]))
-        pooled.append(g.one("Div", total_BH, g.one("Cast", count_B1, to=TensorProto.FLOAT)))
+        chosen = g.add_node("Where", inside_TB1, h_TBH, g.weight(torch.zeros(1)))
+        total_BH = g.add_node("ReduceSum", chosen, g.weight([0]), keepdims=0)
+        count_B1 = g.add_node("Unsqueeze", lengths_B, g.weight([1]))
+        pooled.append(
+            g.add_node("Div", total_BH, g.add_node("Cast", count_B1, to=TensorProto.FLOAT))
+        )
     if kind in ("max", "mean_max"):
-        chosen = g.one("Where", inside_TB1, h_TBH, g.weight(torch.full((1,), -torch.inf)))
-        pooled.append(g.one("ReduceMax", chosen, g.weight([0]), keepdims=0))
-    return pooled[0] if len(pooled) == 1 else g.one("Concat", *pooled, axis=1)
+        chosen = g.add_node("Where", inside_TB1, h_TBH, g.weight(torch.full((1,), -torch.inf)))
+        pooled.append(g.add_node("ReduceMax", chosen, g.weight([0]), keepdims=0))
+    return pooled[0] if len(pooled) == 1 else g.add_node("Concat", *pooled, axis=1)

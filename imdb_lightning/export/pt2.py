@@ -53,9 +53,9 @@ def as_cell(layer: Any) -> Cell:
         nn.LSTM: lambda: LSTMCell(*sizes),
         nn.GRU: lambda: GRUCell(*sizes, reset="after"),
     }
-    made = makers[type(layer)]()
-    made.load_state_dict({key[: -len("_l0")]: value for key, value in layer.state_dict().items()})
-    return made
+    cell = makers[type(layer)]()
+    cell.load_state_dict({key[: -len("_l0")]: value for key, value in layer.state_dict().items()})
+    return cell
 
 
 def write_pt2(network: Network, file: Path) -> Runner:

@@ -1,4 +1,4 @@
-"""An exported model as a function, and why there is none."""
+"""An exported model as a function, and the error if there is none."""
 
 from __future__ import annotations
 

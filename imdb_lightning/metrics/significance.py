@@ -97,15 +97,15 @@ def _interval(means_S: np.ndarray, of_runs: float, of_reviews: float) -> tuple[f
     seeds, mean = len(means_S), float(means_S.mean())
     of_seeds = t.ppf(tail, seeds - 1) ** 2 * means_S.var(ddof=1) / seeds if seeds > 1 else 0.0
     normal = norm.ppf(tail) ** 2
-    reach = float(np.sqrt(max(normal * of_runs, normal * of_reviews + of_seeds)))
-    return mean - reach, mean + reach
+    half_width = float(np.sqrt(max(normal * of_runs, normal * of_reviews + of_seeds)))
+    return mean - half_width, mean + half_width
 
 
 def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Where one more run would lie, with probability `LEVEL`; None for a single run."""
     if len(values) < 2:
         return None
-    reach = t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.sqrt(1 + 1 / len(values))
-    reach *= np.std(values, ddof=1)
+    half_width = t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.sqrt(1 + 1 / len(values))
+    half_width *= np.std(values, ddof=1)
     mean = float(np.mean(values))
-    return mean - reach, mean + reach
+    return mean - half_width, mean + half_width

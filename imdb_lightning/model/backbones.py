@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def layers(self) -> Iterator[nn.Module]:
-        """Those of both directions."""
+        """All layers, of both directions."""
         yield from self.forwards
         yield from self.backwards
 

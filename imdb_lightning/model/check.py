@@ -1,4 +1,4 @@
-"""`check_cell`: whether a cell keeps the contract, ours or a user's."""
+"""`check_cell`: the contract of a cell, checked by running it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ B, T = 3, 7  # reviews and steps of the trial sequences
 
 
 class CellError(ValueError):
-    """A cell breaks the contract: one line per broken part."""
+    """A cell breaks the contract: one line for each broken part."""
 
 
 def check_cell(cell: Cell) -> None:
@@ -32,25 +32,25 @@ def check_cell(cell: Cell) -> None:
     checks: list[Callable[[Cell], str | None]] = [
         _state_shapes,
         _gradients,
-        _reviews_apart,
+        _batch_independence,
         _step_against_sequence,
         _padding,
         _state_dict,
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        broken = []
+        errors = []
         for check in checks:
             try:
-                complaint = check(cell)
-            except Exception as error:  # noqa: BLE001  a stranger's code: whatever it raises counts
-                complaint = f"raises {type(error).__name__}: {error}"
-            if complaint:
-                broken.append(f"{check.__name__.strip('_').replace('_', ' ')}: {complaint}")
-            if complaint and check is _state_shapes:
+                found = check(cell)
+            except Exception as error:  # noqa: BLE001  third-party code may raise anything
+                found = f"raises {type(error).__name__}: {error}"
+            if found:
+                errors.append(f"{check.__name__.strip('_').replace('_', ' ')}: {found}")
+            if found and check is _state_shapes:
                 break  # nothing else can be checked
-    if broken:
-        raise CellError(f"{type(cell).__name__}:\n" + "\n".join(broken))
+    if errors:
+        raise CellError(f"{type(cell).__name__}:\n" + "\n".join(errors))
 
 
 def _inputs(cell: Cell, steps: int = T, reviews: int = B) -> Tensor:
@@ -104,25 +104,25 @@ def _gradients(cell: Cell) -> str | None:
     return None
 
 
-def _reviews_apart(cell: Cell) -> str | None:
+def _batch_independence(cell: Cell) -> str | None:
     x_TBI = _inputs(cell)
-    together, _ = Unrolled(cell)(x_TBI)
+    batched, _ = Unrolled(cell)(x_TBI)
     for review in range(B):
         alone, _ = Unrolled(cell)(x_TBI[:, review : review + 1])
-        if not torch.allclose(alone[:, 0], together[:, review], rtol=1e-10, atol=1e-12):
-            return "a review's states change with the reviews beside it in the batch"
+        if not torch.allclose(alone[:, 0], batched[:, review], rtol=1e-10, atol=1e-12):
+            return "a review's states depend on the other reviews of the batch"
     return None
 
 
 def _step_against_sequence(cell: Cell) -> str | None:
     x_TBI, state = _inputs(cell), _states(cell)
-    whole, _ = Unrolled(cell)(x_TBI, state)
-    if not torch.equal(whole, Unrolled(cell)(x_TBI, state)[0]):
-        return "the same sequence twice gives two results: the cell keeps a state between calls"
+    full, _ = Unrolled(cell)(x_TBI, state)
+    if not torch.equal(full, Unrolled(cell)(x_TBI, state)[0]):
+        return "the same sequence gives different results: the cell keeps a state between calls"
     first, middle = Unrolled(cell)(x_TBI[:3], state)
     second, _ = Unrolled(cell)(x_TBI[3:], middle)
-    if not torch.allclose(torch.cat([first, second]), whole, rtol=1e-10, atol=1e-12):
-        return "a sequence in two parts gives another result: the state does not contain everything"
+    if not torch.allclose(torch.cat([first, second]), full, rtol=1e-10, atol=1e-12):
+        return "a sequence split in two gives a different result: the state is incomplete"
     return None
 
 
@@ -149,5 +149,5 @@ def _state_dict(cell: Cell) -> str | None:
             tensor.copy_(torch.randn_like(tensor))
     other.load_state_dict(cell.state_dict(), strict=True)
     if not torch.equal(Unrolled(other)(x_TBI)[0], expected):
-        return "a cell that loads it computes something else: a parameter or buffer is missing"
+        return "a cell that loads it computes different outputs: a parameter or buffer is missing"
     return None

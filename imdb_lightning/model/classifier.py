@@ -93,7 +93,7 @@ class Classifier(Network, lightning.LightningModule):
     # Steps
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        if self.step_graphs.can(self):
+        if self.step_graphs.is_supported(self):
             found = self.step_graphs(self, batch)
             if found is not None:
                 loss, loss_B, logit_B = found
@@ -155,7 +155,7 @@ class Classifier(Network, lightning.LightningModule):
         self.log_dict(means, logger=False, batch_size=1)
 
     def outputs_state(self, stage: str) -> list[Tensor]:
-        """The per-review outputs of the latest epoch, which may not have ended: tensors (N,)."""
+        """The per-review outputs of the latest epoch, which may be unfinished: tensors (N,)."""
         return self._outputs[stage].state()
 
     def load_outputs_state(self, stage: str, columns: list[Tensor]) -> None:
@@ -167,12 +167,12 @@ class Classifier(Network, lightning.LightningModule):
         return self._outputs[stage].count > 0
 
     def metrics(self, stage: str) -> dict[str, float]:
-        """Of the latest epoch over a split: nats per review, and a fraction 0..1."""
+        """Loss (nats per review) and accuracy (0..1) of the latest epoch over a split."""
         output = self.eval_output(stage)
         return {"loss": output.loss, "acc": output.accuracy}
 
     def eval_output(self, stage: str) -> EvalOutput:
-        """Of the latest epoch over "train", "val" or "test"."""
+        """The outputs of the latest epoch over "train", "val" or "test"."""
         loss_N, logit_N, labels_N, index_N = self.outputs_state(stage)
         correct_N = (logit_N > 0) == (labels_N == 1)
         return EvalOutput(

@@ -27,7 +27,7 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {
     "max": pooling.max,
     "last": pooling.last,
     "mean_max": pooling.mean_max,
-    "mean_padded": pooling.mean_padded,  # `forward` has made padding a part of the review
+    "mean_padded": pooling.mean_padded,  # after `forward` has padded each review to max_length
 }
 
 

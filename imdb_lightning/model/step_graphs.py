@@ -18,8 +18,10 @@ from .fused import Fused
 from .kernels.captured import Captured
 
 
-STEPS = 16  # T is rounded up to a multiple, with padding, so that few graphs serve all batches
-KEPT = 64  # graphs
+LENGTH_MULTIPLE = (
+    16  # T is rounded up to a multiple, with padding, so that few graphs serve all batches
+)
+MAX_GRAPHS = 64
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,11 @@ class StepGraphs:
     def __init__(self) -> None:
         self.graphs: OrderedDict[Any, Captured] = OrderedDict()
         self.pool: Any = None
-        self.places: tuple[int, ...] = ()
+        self.data_pointers: tuple[int, ...] = ()
         self.failed = False
 
-    def can(self, model: Any) -> bool:
-        """Whether the model's steps can be captured: nothing outside has a hand in them."""
+    def is_supported(self, model: Any) -> bool:
+        """True if the model's steps can be captured: no hooks, no autocast, one process."""
         return (
             not self.failed
             and model.device.type == "cuda"
@@ -50,15 +52,15 @@ class StepGraphs:
     def __call__(self, model: Any, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
         """Mean loss with its gradient, losses (B,), logit differences (B,); None on a failure."""
         parameters = [p for p in model.parameters() if p.requires_grad]
-        if places(parameters) != self.places:  # the weights have moved
+        if data_pointers(parameters) != self.data_pointers:  # the weights have moved
             self.graphs.clear()
             self.pool = None
-            self.places = places(parameters)
+            self.data_pointers = data_pointers(parameters)
         steps = model.max_length
         tokens_BT, *columns = batch
         if model.pooling != "mean_padded":
             T = tokens_BT.shape[1]
-            steps = max(T, min(-(-T // STEPS) * STEPS, model.max_length))
+            steps = max(T, min(-(-T // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, model.max_length))
         tokens_BT = tokens_BT[:, :steps]
         key = len(tokens_BT), steps
         if key not in self.graphs:
@@ -66,7 +68,7 @@ class StepGraphs:
 
             def run(tokens_BT: Tensor, *columns: Tensor) -> list[Tensor]:
                 loss_B, logit_B = model.losses((tokens_BT, *columns))
-                if any(runs_as_a_loop(layer) for layer in model.backbone.layers()):
+                if any(is_unrolled(layer) for layer in model.backbone.layers()):
                     # What such a cell does in Python would be done once, when it is captured.
                     raise RuntimeError("a cell runs step by step")
                 grads = torch.autograd.grad(loss_B.mean(), parameters, allow_unused=True)
@@ -80,12 +82,12 @@ class StepGraphs:
                 self.failed = True
                 return None
             self.pool = self.graphs[key].pool
-            if places(parameters) != self.places:
+            if data_pointers(parameters) != self.data_pointers:
                 # cuDNN's first use has put weights behind one another: older graphs read them
                 # where they were.
                 self.graphs = OrderedDict({key: self.graphs[key]})
-                self.places = places(parameters)
-            if len(self.graphs) > KEPT:
+                self.data_pointers = data_pointers(parameters)
+            if len(self.graphs) > MAX_GRAPHS:
                 self.graphs.popitem(last=False)
         self.graphs.move_to_end(key)
         captured = self.graphs[key]
@@ -94,18 +96,18 @@ class StepGraphs:
         return loss, loss_B, logit_B
 
 
-def places(parameters: Sequence[Tensor]) -> tuple[int, ...]:
-    """Where the parameters are in memory."""
+def data_pointers(parameters: Sequence[Tensor]) -> tuple[int, ...]:
+    """The addresses of the parameters."""
     return tuple(parameter.data_ptr() for parameter in parameters)
 
 
-def runs_as_a_loop(layer: nn.Module) -> bool:
-    """Whether a layer's first use has found no kernel for its cell."""
+def is_unrolled(layer: nn.Module) -> bool:
+    """True if a layer's first use has found no kernel for its cell."""
     return isinstance(layer, Fused) and getattr(layer.on_gpu, "by", "") == "loop"
 
 
 class StepFunction(torch.autograd.Function):
-    """The mean loss of a captured step, whose gradients are there already."""
+    """The mean loss of a captured step, whose gradients are already computed."""
 
     @staticmethod
     def forward(ctx: Any, captured: Captured, *parameters: Tensor) -> Tensor:
@@ -118,6 +120,6 @@ class StepFunction(torch.autograd.Function):
         if ctx.turn != ctx.captured.turn:
             raise RuntimeError("the gradients of this step are overwritten by a later one")
         grads = ctx.captured.results[3:]
-        there = torch._foreach_mul([g for g in grads if g is not None], grad)
-        found = iter(there)
-        return None, *(None if g is None else next(found) for g in grads)
+        scaled = torch._foreach_mul([g for g in grads if g is not None], grad)
+        remaining = iter(scaled)
+        return None, *(None if g is None else next(remaining) for g in grads)

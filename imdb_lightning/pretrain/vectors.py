@@ -25,7 +25,7 @@ def pretrain_vectors(
 ) -> dict[str, Any]:
     """Word vectors, saved as the embedding of a classifier; returns the content of metrics.json."""
     rows, size = cfg.data.vocab_size + 1, cfg.model.embedding_size
-    run_logger.start(data, parameters=rows * size)
+    run_logger.on_run_start(data, parameters=rows * size)
     vectors_VE = skip_gram(
         data.splits["train"],
         rows,
@@ -37,7 +37,7 @@ def pretrain_vectors(
     )
     checkpoint.save({"state_dict": {"embedding.weight": torch.from_numpy(vectors_VE)}}, run.vectors)
     run_logger.add_resources(torch.device("cpu"))
-    run_logger.finish()
+    run_logger.on_run_end()
     seconds = run_logger.metrics["seconds"]
     log.info("done in %.0f s; pretrained=%s initialises a classifier", seconds, run.path)
     return run_logger.metrics

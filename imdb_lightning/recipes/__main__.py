@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exits with 0 if there is a page, and 2 if there is nothing to show."""
     arguments = (p := parser()).parse_args(argv)
     from ..data.sources import DataError
+    from ..report.templates import ForeignFileError
     from . import page
     from .archive import archive
     from .rows import collect
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         written = page.write(found, path, arguments.output, shlex.join(words))
         if arguments.archive is not None:
             written += archive(found, arguments.archive)
-    except (DataError, page.ForeignFileError, OSError) as error:
+    except (DataError, ForeignFileError, OSError) as error:
         p.fail(str(error))
     print(*written, sep="\n")
 

@@ -13,10 +13,10 @@ import pyarrow.parquet
 from ..runs import storage
 from ..runs.run import Run
 from ..transfer.teacher import Teachers
-from .rows import Collection
+from .rows import RecipeRuns
 
 
-def archive(found: Collection, folder: Path) -> list[Path]:
+def archive(found: RecipeRuns, folder: Path) -> list[Path]:
     """Copy each run that `folder` does not have yet; returns the new directories.
 
     An existing directory is kept, with a warning if it contains another run.
@@ -26,19 +26,19 @@ def archive(found: Collection, folder: Path) -> list[Path]:
         for path, seed in zip(row.paths, row.seeds, strict=True):
             kept = folder / f"{row.name},seed={seed}"
             if not (kept / "metrics.json").exists():
-                copy(Run(path), Run(kept))
+                archive_run(Run(path), Run(kept))
                 new.append(kept)
-            elif not same(Run(path).metrics, Run(kept).metrics):
+            elif not is_same_run(Run(path).metrics, Run(kept).metrics):
                 print(f"{kept} contains another run than {path} and is kept", file=sys.stderr)
     return new
 
 
-def same(metrics: dict[str, Any], kept: dict[str, Any]) -> bool:
+def is_same_run(metrics: dict[str, Any], kept: dict[str, Any]) -> bool:
     return all(metrics.get(name) == kept.get(name) for name in ("git", "seconds", "test/loss"))
 
 
-def copy(run: Run, kept: Run) -> None:
-    """Without weights and the paths of its machine."""
+def archive_run(run: Run, kept: Run) -> None:
+    """Copy a run without its weights and the paths of its machine."""
     metrics = run.metrics
     metrics["data"].pop("source", None)
     seen = [("split", "in", ("val", "test"))]  # not a baseline's predictions of unlabelled reviews

@@ -21,21 +21,17 @@ from ..metrics import significance
 from ..metrics.calibration import calibration_error, fit_temperature
 from ..metrics.scores import length_groups, length_label
 from ..report.figures import FAINT, LINES, STYLE, as_file, panel, svg
-from ..report.templates import foreign, render
+from ..report.templates import refuse_foreign, render
 from ..runs import storage
-from .rows import Collection, Row, combine, compare, ensemble, ladder
+from .rows import RecipeRuns, Row, combine, compare, ensemble, ladder
 
 
 MARK = "<!-- imdb_lightning.recipes -->"
 BASELINE = "nb_logistic"  # the one that is combined with recurrent networks
 
 
-class ForeignFileError(Exception):
-    """A file with the page's name that this command did not write."""
-
-
 @dataclass
-class Line:
+class RowStatistics:
     """A row with the numbers of the table. Accuracies are fractions 0..1."""
 
     row: Row
@@ -65,20 +61,17 @@ class Line:
 
 @dataclass
 class TestReviews:
-    """Of the test split: lengths, and which reviews are in another split too."""
+    """The test split: lengths, and which reviews are in another split too."""
 
     words_N: np.ndarray
     seen_N: np.ndarray
     counts: dict[str, int]
 
 
-def write(found: Collection, path: str | None, folder: Path, command: str) -> list[Path]:
+def write(found: RecipeRuns, path: str | None, folder: Path, command: str) -> list[Path]:
     """Write recipes.md and its figure. Raises ForeignFileError, or DataError without reviews."""
     page, plot = folder / "recipes.md", folder / "recipes_plots" / "ladder.svg"
-    if foreign(page, MARK):
-        raise ForeignFileError(
-            f"{page}: not written by this command; move it away or give --output"
-        )
+    refuse_foreign(page, MARK)
     reviews = read_test_reviews(path, found.fingerprint)
     content = contents(found, reviews)
     plot.parent.mkdir(parents=True, exist_ok=True)
@@ -120,12 +113,12 @@ def bare(text: str) -> str:
     return " ".join(re.sub(r"<br />|[\W_]", " ", text.lower()).split())
 
 
-def contents(found: Collection, reviews: TestReviews) -> dict[str, Any]:
+def contents(found: RecipeRuns, reviews: TestReviews) -> dict[str, Any]:
     """The variables of the template."""
     steps = [*found.steps.values()]
     rows = {**found.baselines, **found.steps}
-    made = combinations(found)
-    lines = {row.name: line(row, reviews) for row in [*rows.values(), *made]}
+    combined = combinations(found)
+    lines = {row.name: statistics_of(row, reviews) for row in [*rows.values(), *combined]}
     for one in lines.values():
         parent = rows.get(one.row.parent or "")
         comparison = parent and compare(one.row, parent)
@@ -145,7 +138,7 @@ def contents(found: Collection, reviews: TestReviews) -> dict[str, Any]:
         ],
         "baselines": [lines[name] for name in found.baselines],
         "with_baseline": with_baseline,
-        "others": [lines[row.name] for row in made],
+        "others": [lines[row.name] for row in combined],
         "lengths": [length_label(low, high) for low, high, _ in length_groups(reviews.words_N)],
         "length_counts": [int(group.sum()) for *_, group in length_groups(reviews.words_N)],
         "counts": reviews.counts,
@@ -161,7 +154,9 @@ def hardware(run: Mapping[str, Any]) -> str:
     return f"{run['processor']}, {run['device']}"
 
 
-def compare_with_baseline(found: Collection, lines: Mapping[str, Line]) -> list[Line]:
+def compare_with_baseline(
+    found: RecipeRuns, lines: Mapping[str, RowStatistics]
+) -> list[RowStatistics]:
     """Each recipe, a single network, compared with the baseline that has read as many labels."""
     compared = []
     for row in found.steps.values():
@@ -175,7 +170,7 @@ def compare_with_baseline(found: Collection, lines: Mapping[str, Line]) -> list[
     return compared
 
 
-def combinations(found: Collection) -> list[Row]:
+def combinations(found: RecipeRuns) -> list[Row]:
     """Combinations of the best recipe on val of each branch that has a refit, and of its refit.
 
     Each with the baseline, as an ensemble, and both. If there are no refits, of all recipes.
@@ -199,7 +194,9 @@ def combinations(found: Collection) -> list[Row]:
             seeds = [seed for seed in row.seeds if seed in best.seeds]
             if row.trained_on_val and ladder()[row.name].parent == best.name and seeds:
                 refit = baseline_refit if baseline is not None else None
-                combined += combine_all(row.only(seeds), refit, title, best.only(seeds), baseline)
+                combined += combine_all(
+                    row.select_seeds(seeds), refit, title, best.select_seeds(seeds), baseline
+                )
     return combined
 
 
@@ -233,14 +230,14 @@ def combine_all(
     return combined
 
 
-def line(row: Row, reviews: TestReviews) -> Line:
+def statistics_of(row: Row, reviews: TestReviews) -> RowStatistics:
     correct_SN = row.correct_SN
     errors = [
         calibration_error(test.logit / fit_temperature(val.logit, val.label), test.label)
         for val, test in zip(row.val, row.test, strict=True)
         if not row.trained_on_val  # a model is not calibrated on what it was trained on
     ]
-    return Line(
+    return RowStatistics(
         row,
         significance.paired_interval(correct_SN.astype(np.int8)),
         float(correct_SN[:, ~reviews.seen_N].mean()),
@@ -249,7 +246,7 @@ def line(row: Row, reviews: TestReviews) -> Line:
     )
 
 
-def figure(groups: Mapping[str, Sequence[Line]]) -> str:
+def figure(groups: Mapping[str, Sequence[RowStatistics]]) -> str:
     """Accuracy on test by CPU seconds, with intervals."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "recipes"}):
         drawn, axes = panel("", "CPU seconds", "test accuracy, %")

@@ -39,7 +39,7 @@ class Recipe:
     """A file of conf/experiment/recipes."""
 
     name: str
-    what: str  # its first comment
+    description: str  # its first comment
     parent: str | None  # the recipe that it changes
     settings: dict[str, Any]  # its changes
 
@@ -49,7 +49,7 @@ class Row:
     """One line of the table: the runs of one model, a seed each."""
 
     name: str
-    what: str
+    description: str
     parent: str | None = None  # the row that it is compared with
     metrics: list[dict[str, Any]] = field(default_factory=list)
     val: list[Predictions] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Row:
     def val_accuracy(self) -> float:
         return float(np.mean([val.correct.mean() for val in self.val]))
 
-    def only(self, seeds: list[int]) -> Row:
+    def select_seeds(self, seeds: list[int]) -> Row:
         """Its runs of these seeds, in their order."""
         at = [self.seeds.index(seed) for seed in seeds]
         return replace(
@@ -99,7 +99,7 @@ class Row:
 
     @property
     def parameters(self) -> int:
-        """Of one model, with all of its parts."""
+        """The parameters of one model, with all of its parts."""
         if self.parts:
             return sum(part.parameters for part in self.parts)
         return int(self.metrics[0]["parameters"])
@@ -112,7 +112,7 @@ class Row:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of one model, mean over runs, with everything upstream."""
+        """CPU seconds of one model, mean over runs, with everything upstream."""
         # An ensemble takes the time of all its runs.
         models = [self.metrics] if len(self.seeds) == 1 else [[run] for run in self.metrics]
         return float(np.mean([sum(self.cost(runs).values()) for runs in models]))
@@ -131,8 +131,8 @@ class Row:
 
 
 @dataclass
-class Collection:
-    """The content of the directories."""
+class RecipeRuns:
+    """The runs of the directories, by recipe and baseline."""
 
     steps: dict[str, Row] = field(default_factory=dict)  # recipes, in the order of the ladder
     baselines: dict[str, Row] = field(default_factory=dict)
@@ -181,11 +181,11 @@ def ladder() -> dict[str, Recipe]:
     return {name: recipes[name] for name in walk(None)}
 
 
-def collect(folders: Iterable[Path]) -> Collection:
+def collect(folders: Iterable[Path]) -> RecipeRuns:
     """The finished runs of recipes, and the baselines, in these folders and below."""
-    found = Collection()
+    found = RecipeRuns()
     recipes = ladder()
-    rows = {name: Row(name, recipe.what, recipe.parent) for name, recipe in recipes.items()}
+    rows = {name: Row(name, recipe.description, recipe.parent) for name, recipe in recipes.items()}
     for folder in folders:
         for path in run_directories(folder):
             run = Run(path)
@@ -233,7 +233,7 @@ def collect(folders: Iterable[Path]) -> Collection:
             row.paths.append(path)
             row.val.append(splits["val"])
             row.test.append(splits["test"])
-    found.steps = {row.name: row.only(sorted(row.seeds)) for row in filled(rows)}
+    found.steps = {row.name: row.select_seeds(sorted(row.seeds)) for row in filled(rows)}
     for row in found.steps.values():  # skip steps without runs
         while row.parent is not None and row.parent not in found.steps:
             row.parent = recipes[row.parent].parent
@@ -245,7 +245,7 @@ def filled(rows: Mapping[str, Row]) -> Iterable[Row]:
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
-    """What makes a run one of a recipe: its configuration, without seed, device and directories."""
+    """The configuration of a recipe's run, without seed, device and directories."""
     return without(canonical_config(cfg), *REPLICA_KEYS, *UPSTREAM_KEYS)
 
 
@@ -290,19 +290,19 @@ def combine(row: Row, other: Row, name: str, what: str, on: tuple[Row, Row] | No
     For a refit, which was trained on val, the weights are those of the models `on` that it refits.
     """
     depends_on = [other, *(on or ())]
-    made = Row(name, what, row.name, row.metrics, seeds=row.seeds, parts=[row, other])
-    made.depends_on = depends_on
+    combined = Row(name, what, row.name, row.metrics, seeds=row.seeds, parts=[row, other])
+    combined.depends_on = depends_on
     known, known_other = on or (row, other)
     for number, (own_val, own_test) in enumerate(zip(row.val, row.test, strict=True)):
         val = known.val[number]
         w_K = ensemble_weights(np.stack([val.logit, known_other.val[0].logit]), val.label)
         for kept, first, second in (
-            (made.val, own_val, other.val[0]),
-            (made.test, own_test, other.test[0]),
+            (combined.val, own_val, other.val[0]),
+            (combined.test, own_test, other.test[0]),
         ):
             sums_N = w_K @ np.stack([first.logit, second.logit])
             kept.append(Predictions(first.index, first.label, sums_N))
-    return made
+    return combined
 
 
 def ensemble(row: Row, name: str, what: str, on: Row | None = None) -> Row:
@@ -310,14 +310,14 @@ def ensemble(row: Row, name: str, what: str, on: Row | None = None) -> Row:
 
     For a refit, the temperatures are those of the runs `on` that it refits.
     """
-    parts = [row.only([seed]) for seed in row.seeds]
-    made = Row(name, what, row.name, row.metrics, seeds=[-1], parts=parts)
-    made.depends_on = [on] if on is not None else []
+    parts = [row.select_seeds([seed]) for seed in row.seeds]
+    combined = Row(name, what, row.name, row.metrics, seeds=[-1], parts=parts)
+    combined.depends_on = [on] if on is not None else []
     temperatures = [fit_temperature(val.logit, val.label) for val in (on or row).val]
-    for kept, splits in ((made.val, row.val), (made.test, row.test)):
+    for kept, splits in ((combined.val, row.val), (combined.test, row.test)):
         logit_N = np.mean([s.logit / t for s, t in zip(splits, temperatures, strict=True)], 0)
         kept.append(Predictions(splits[0].index, splits[0].label, logit_N))
-    return made
+    return combined
 
 
 def compare(row: Row, other: Row) -> tuple[float, tuple[float, float], float] | None:

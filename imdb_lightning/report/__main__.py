@@ -15,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = (p := parser()).parse_args(argv)
     from . import page
     from .runs import collect
+    from .templates import ForeignFileError
 
     missing = [folder for folder in arguments.folders if not folder.is_dir()]
     if missing:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         output = arguments.output or arguments.folders[0]
         words = ["python", "-m", "imdb_lightning.report", *map(str, arguments.folders)]
         written = page.write(collection, output, shlex.join(words))
-    except (page.ForeignFileError, OSError) as error:
+    except (ForeignFileError, OSError) as error:
         p.fail(str(error))
     print(f"{len(collection.results)} runs, {len(collection.unfinished)} unfinished")
     print(*written, sep="\n")

@@ -106,13 +106,13 @@ def paired_on_all(
     return _test(claim, correct["test"], correct["val"])
 
 
-def against_one_answer(text: str, configuration: Configuration | None) -> Claim:
-    """A configuration against the same answer to every review."""
+def against_constant_prediction(text: str, configuration: Configuration | None) -> Claim:
+    """A configuration against its more frequent prediction for every review."""
     claim = Claim(text, rule=no_difference)
     if configuration is None:
         claim.why = "there are no such runs"
         return claim
-    claim.between = f"{configuration.label} - one answer to all"
+    claim.between = f"{configuration.label} - constant prediction"
     claim.seeds = sorted(configuration.results)
     correct: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"val": [], "test": []}
     for seed in claim.seeds:
@@ -181,7 +181,7 @@ def first_minus_second_val(
 
 
 def identical(text: str, first: Configuration | None, second: Configuration | None) -> Claim:
-    """Whether two configurations have bit-identical logits."""
+    """A claim that two configurations have bit-identical logits."""
     claim = Claim(text)
     if first is None or second is None:
         claim.why = "there are no such runs"
@@ -223,8 +223,8 @@ def judge(claims: Sequence[Claim]) -> None:
 # The report's claims
 
 
-def of_the_report(configurations: Sequence[Configuration]) -> list[Claim]:
-    """Its sentences, in its order."""
+def report_claims(configurations: Sequence[Configuration]) -> list[Claim]:
+    """The sentences of the report, in its order."""
     ours = {name: published.find(name, configurations) for name in published.runs()}
     nll = published.find("custom_lstm", configurations, "model.loss=nll")
     claims = [
@@ -238,15 +238,15 @@ def of_the_report(configurations: Sequence[Configuration]) -> list[Claim]:
             "Batch size 128 instead of 64 makes no significant difference",
             *(no_difference, ours["batch_128"], ours["custom_lstm"]),
         ),
-        against_one_answer("NLL on raw logits does not train at all", ours["nll_raw"]),
+        against_constant_prediction("NLL on raw logits does not train at all", ours["nll_raw"]),
         identical("log_softmax before NLL is exactly cross entropy", nll, ours["custom_lstm"]),
-        *of_memory(configurations),
+        *memory_claims(configurations),
     ]
     judge(claims)
     return claims
 
 
-def of_memory(configurations: Sequence[Configuration]) -> list[Claim]:
+def memory_claims(configurations: Sequence[Configuration]) -> list[Claim]:
     """That an RNN forgets what is far back, and an LSTM and a GRU do not.
 
     Near is the shortest distance that all cells have runs of, far the longest.

@@ -98,7 +98,7 @@ def memory(models: Mapping[str, Mapping[int, Configuration]]) -> str:
     """Test accuracy against distance, a line for each cell: mean over seeds, with their range."""
     with matplotlib.rc_context(STYLE):
         figure, axes = panel(
-            "what is left of a word after so many tokens",
+            "accuracy by distance of the last decisive word",
             "distance (tokens)",
             "test accuracy",
             5.5,
@@ -120,7 +120,7 @@ def memory(models: Mapping[str, Mapping[int, Configuration]]) -> str:
                 color=color,
                 label=name,
             )
-        axes.axhline(0.5, color=FAINT, linestyle=":", label="a coin")
+        axes.axhline(0.5, color=FAINT, linestyle=":", label="chance")
         axes.set_xscale("log")
         ticks = sorted({distance for distances in models.values() for distance in distances})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -159,7 +159,7 @@ def svg(figure: Figure) -> str:
 
 
 def as_file(text: str) -> str:
-    """The same for a file of its own: dark on white."""
+    """The same as a standalone file: dark on white."""
     head, body = text.split(">", 1)
     return f'{head}>\n<rect width="100%" height="100%" fill="white"/>{body}'.replace(
         "currentColor", "#222222"

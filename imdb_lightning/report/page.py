@@ -9,23 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from ..config.identity import SPLIT_KEYS, SYNTHETIC_KEYS
 from ..metrics import significance
 from ..metrics.calibration import BINS, calibration_error, fit_temperature, nll
 from ..runs import storage
-from . import claims, figures, mistakes, published
+from . import claims, figures, hard_reviews, published
 from .claims import Claim
-from .runs import Collection, Configuration, Result
-from .templates import foreign, render
+from .runs import Configuration, ReportRuns, Result
+from .templates import refuse_foreign, render
 
 
 MARK = "imdb_lightning.report"  # in every file that this module writes
 MARKS = (f"<!-- {MARK} -->", f'<meta name="generator" content="{MARK}">')
-SHOWN = 8  # configurations in one plot, runs in the list of the slowest
-CLOSE = 0.015  # accuracy: how near the published number a mean should be
-
-
-class ForeignFileError(Exception):
-    """A file with the report's name that this command did not write."""
+MAX_SHOWN = 8  # configurations in one plot, runs in the list of the slowest
+REPRODUCTION_TOLERANCE = 0.015  # accuracy: how near the published number a mean should be
 
 
 @dataclass
@@ -54,24 +51,29 @@ class TableRow:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     @property
-    def within(self) -> str:
-        """Whether the published number is in the prediction interval of one more run."""
+    def in_interval(self) -> str:
+        """If the published number is in the prediction interval of one more run: yes or no."""
         assert self.configuration is not None and self.published is not None
         interval = significance.prediction_interval(self.configuration.values("val/acc"))
         if interval is None:
-            return "one seed has no spread"
+            return "needs two seeds"
         low, high = interval
         inside = low <= self.published <= high
         return f"{'yes' if inside else 'no'} ({low:.4f} to {high:.4f})"
 
     @property
-    def far(self) -> bool:
-        return self.published is not None and abs(self.mean("val/acc") - self.published) > CLOSE
+    def is_far(self) -> bool:
+        return (
+            self.published is not None
+            and abs(self.mean("val/acc") - self.published) > REPRODUCTION_TOLERANCE
+        )
 
 
 @dataclass
 class Calibration:
-    """Of one configuration: means over seeds on test, before and after the temperature."""
+    """Calibration of one configuration: means over seeds on test, before and after the
+    temperature.
+    """
 
     label: str
     temperature: float
@@ -90,23 +92,18 @@ class Group:
     claims: list[Claim]
 
 
-def write(collection: Collection, folder: Path, command: str) -> list[Path]:
+def write(collection: ReportRuns, folder: Path, command: str) -> list[Path]:
     """report.md, its plots in report_plots/, and report.html, made by `command`.
 
     Raises ForeignFileError and writes nothing.
     """
     pages = [folder / "report.md", folder / "report.html"]
     for file in pages:
-        if foreign(file, *MARKS):
-            raise ForeignFileError(
-                f"{file}: not written by this command; move it away or give --output"
-            )
+        refuse_foreign(file, *MARKS)
     content = {**contents(collection), "command": command}
     plots = folder / "report_plots"
-    if plots.exists() and not pages[0].exists():
-        raise ForeignFileError(
-            f"{plots}: not written by this command; move it away or give --output"
-        )
+    if not pages[0].exists():
+        refuse_foreign(plots)
     for name, plot in content.pop("plots").items():
         plots.mkdir(parents=True, exist_ok=True)
         storage.atomic_write(plots / f"{name}.svg", figures.as_file(plot).encode())
@@ -117,7 +114,7 @@ def write(collection: Collection, folder: Path, command: str) -> list[Path]:
     return pages
 
 
-def contents(collection: Collection) -> dict[str, Any]:
+def contents(collection: ReportRuns) -> dict[str, Any]:
     """The variables of the templates."""
     configurations = collection.configurations
     plots: dict[str, str] = {}
@@ -155,7 +152,7 @@ def contents(collection: Collection) -> dict[str, Any]:
             number = len(groups) + 1
             title = f"{same[0].dataset} reviews" + (f", {number}" if number > 1 else "")
             shown = sorted(others, key=lambda c: -float(np.mean(c.values("val/acc"))))
-            drawn = plot(f"others-{number}", figures.curves(shown[:SHOWN], title))
+            drawn = plot(f"others-{number}", figures.curves(shown[:MAX_SHOWN], title))
             against = [c for c in same if id(c) not in {id(m) for m in in_memory}]
             compared = claims.against_the_best(against)
             groups.append(Group(title, [TableRow(c, c.label) for c in shown], drawn, compared))
@@ -176,9 +173,9 @@ def contents(collection: Collection) -> dict[str, Any]:
     return {
         "mark": MARK,
         "rows": rows if repeated else [],
-        "far": [row for row in repeated if row.far],
+        "far": [row for row in repeated if row.is_far],
         "panels": panels,
-        "claims": claims.of_the_report(configurations) if repeated or memory else [],
+        "claims": claims.report_claims(configurations) if repeated or memory else [],
         "memory": memory,
         "memory_rows": [
             (name, [(d, TableRow(c, c.label)) for d, c in sorted(distances.items())])
@@ -188,7 +185,7 @@ def contents(collection: Collection) -> dict[str, Any]:
         else [],
         "calibrations": calibrated,
         "groups": groups,
-        "slowest": sorted(results, key=lambda r: -r.metrics["seconds"])[:SHOWN],
+        "slowest": sorted(results, key=lambda r: -r.metrics["seconds"])[:MAX_SHOWN],
         "unfinished": collection.unfinished,
         "problems": collection.problems,
         "counts": {
@@ -201,8 +198,8 @@ def contents(collection: Collection) -> dict[str, Any]:
         "margin": claims.MARGIN,
         "min_seeds": claims.MIN_SEEDS,
         "bins": BINS,
-        "close": CLOSE,
-        "mistakes": mistakes.hardest(results),
+        "close": REPRODUCTION_TOLERANCE,
+        "hard_reviews": hard_reviews.hardest(results),
         "plots": plots,
         "svg": plots.copy(),
     }
@@ -232,12 +229,8 @@ def by_reviews(configurations: Sequence[Configuration]) -> list[list[Configurati
     """Configurations grouped by the reviews of their runs."""
     groups: dict[Any, list[Configuration]] = {}
     for c in configurations:
-        key: tuple[Any, ...] = (c.dataset, c.config["data.seed"], c.config["data.val_size"])
-        if c.dataset == "synthetic":
-            grammar = ("train_size", "test_size", "distance", "max_length")
-            key += tuple(c.config[f"data.{name}"] for name in grammar)
-        else:
-            key += (next(iter(c.results.values())).metrics["data"].get("fingerprint"),)
+        keys = (*SPLIT_KEYS, *(SYNTHETIC_KEYS if c.dataset == "synthetic" else ()))
+        key = (c.fingerprint, *(c.config[name] for name in keys))
         groups.setdefault(key, []).append(c)
     return list(groups.values())
 

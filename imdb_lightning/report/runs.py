@@ -22,7 +22,7 @@ from ..runs.run import Run
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one split, in the order of `index`."""
+    """The predictions for one split, in the order of `index`."""
 
     index: np.ndarray
     label: np.ndarray  # bool
@@ -77,7 +77,7 @@ class Unfinished(NamedTuple):
 
 
 @dataclass
-class Collection:
+class ReportRuns:
     """The content of the directories, and a line for each problem."""
 
     configurations: list[Configuration]
@@ -89,11 +89,11 @@ class Collection:
         return [r for c in self.configurations for r in c.results.values()]
 
 
-def collect(folders: Iterable[Path]) -> Collection:
+def collect(folders: Iterable[Path]) -> ReportRuns:
     """The runs in these folders: run directories, sweeps, or folders of them, also unfinished."""
     found: dict[tuple[str, str | None], Configuration] = {}
     planned: dict[str, set[int]] = {}
-    collection = Collection([], [], [])
+    collection = ReportRuns([], [], [])
     seen: set[Path] = set()
     for folder in folders:
         paths = list(run_directories(folder))
@@ -130,7 +130,7 @@ def run_directories(folder: Path) -> Iterator[Path]:
 
 
 def _add(
-    path: Path, found: dict[tuple[str, str | None], Configuration], collection: Collection
+    path: Path, found: dict[tuple[str, str | None], Configuration], collection: ReportRuns
 ) -> None:
     """Runs on different reviews are different configurations."""
     run = Run(path)
@@ -182,7 +182,7 @@ KINDS = {"dataset": str, "model": str, "device": str, "seed": int, "versions": d
 
 
 def wrong_metrics(metrics: dict[str, Any]) -> str | None:
-    """What a report needs of a finished run and is missing or of another type."""
+    """The first metric that a report needs and that is missing or of the wrong type."""
     for name, kind in KINDS.items():
         if not isinstance(metrics.get(name), kind):
             return f"has no {name}"

@@ -10,6 +10,10 @@ from typing import Any
 import jinja2
 
 
+class ForeignFileError(Exception):
+    """A file with a page's name that this command did not write."""
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "acc": lambda x: "" if x is None else f"{x:.4f}",
     "percent": lambda x: "" if x is None else f"{100 * x:.2f}",
@@ -36,9 +40,12 @@ def render(package: str, name: str, variables: Mapping[str, Any]) -> str:
     return environment.get_template(name).render(variables)
 
 
-def foreign(file: Path, *marks: str) -> bool:
-    """True if the file exists and none of our marks says that a command wrote it."""
+def refuse_foreign(file: Path, *marks: str) -> None:
+    """Raises ForeignFileError if the file or directory exists and has none of our marks."""
     if not file.exists():
-        return False
-    text = file.read_text("utf-8", "replace")
-    return not any(text.startswith(m) or (m.startswith("<meta") and m in text) for m in marks)
+        return
+    text = file.read_text("utf-8", "replace") if marks else ""
+    if not any(text.startswith(m) or (m.startswith("<meta") and m in text) for m in marks):
+        raise ForeignFileError(
+            f"{file}: not written by this command; move it away or give --output"
+        )

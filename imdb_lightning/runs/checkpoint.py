@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
+from ..config.text import shorten
 from . import storage
 from .run import Run
 
@@ -34,12 +35,12 @@ class CorruptCheckpointError(Exception):
 
 
 class TrainingProgress(NamedTuple):
-    """How far a training is: the epoch that comes next, and what is done of it."""
+    """How far the training has come: the current epoch, and how much of it is done."""
 
     epoch: int  # from 0
     batch: int  # batches of this epoch that are done
     step: int  # of the optimizer, in all
-    stopped: bool  # early stopping has ended the training
+    stopped: bool  # by early stopping
 
 
 class ChecksummedCheckpointIO(CheckpointIO):
@@ -70,7 +71,7 @@ def read(file: Path) -> dict[str, Any]:
     checkpoint = _load(file)
     missing = [key for key in KEYS if key not in checkpoint]
     if missing:
-        raise CorruptCheckpointError(f"{file}: of another version, without {', '.join(missing)}")
+        raise CorruptCheckpointError(f"{file}: of another version: it lacks {', '.join(missing)}")
     return checkpoint
 
 
@@ -94,7 +95,7 @@ def _load(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise CorruptCheckpointError(f"{file}: {error.strerror}") from None
     except (RuntimeError, ValueError, TypeError, pickle.UnpicklingError, EOFError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = shorten(error)
         raise CorruptCheckpointError(
             f"{file}: corrupt, or it contains more than tensors, which is never loaded ({reason})"
         ) from None
@@ -118,7 +119,7 @@ def latest(run: Run, needs_best: bool) -> tuple[Path, dict[str, Any]] | None:
                 corrupt.append(str(error))
     if corrupt and not intact:
         raise CorruptCheckpointError(
-            f"{'; '.join(corrupt)}; there is no other: remove {run.last.parent} to start again"
+            f"{'; '.join(corrupt)}; there is no other; remove {run.last.parent} to start over"
         )
     for line in corrupt:
         log.warning("%s", line)
@@ -130,7 +131,7 @@ def latest(run: Run, needs_best: bool) -> tuple[Path, dict[str, Any]] | None:
     if corrupt and furthest is not None:
         if furthest[0] == run.last and needs_best:
             raise CorruptCheckpointError(
-                f"{run.best}: the run would end with it; remove {run.last.parent} to start again"
+                f"{run.best}: test_checkpoint=best needs it; remove {run.last.parent} to start over"
             )
         log.warning("resuming from %s", furthest[0])
     return furthest

@@ -27,10 +27,17 @@ from . import sweep
 from .run import Run
 
 
-LINE = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}, {remaining} left{postfix}"
+BAR_FORMAT = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}, {remaining} left{postfix}"
 POLL = 0.3  # seconds
 GRACE = 8  # seconds from SIGTERM, on which a run saves a checkpoint, to SIGKILL
-OWN = ("hydra.mode", "hydra.run.", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra/sweep")
+NOT_FORWARDED = (
+    "hydra.mode",
+    "hydra.run.",
+    "hydra.sweep",
+    "hydra.launcher",
+    "hydra/launcher",
+    "hydra/sweep",
+)
 
 
 class Job:
@@ -83,7 +90,7 @@ class Job:
         return 1 if self.process is None else self.process.poll()
 
     def finish(self, code: int) -> str:
-        """A line about the run, which has ended; a failure is recorded in its directory."""
+        """A line about the run, whose process has exited. Records a failure in its directory."""
         run, seconds = Run(self.path), time.monotonic() - self.started
         if sweep.is_done(self.path, self.config):
             self.console.unlink()  # train.log has it all
@@ -142,7 +149,9 @@ class LocalPool(Launcher):
         threads = max(1, cores() // max(1, slots))
         running: dict[int, Job] = {}
         done = len(jobs) - len(waiting)
-        bar = tqdm(total=len(jobs), initial=done, bar_format=LINE, dynamic_ncols=True, disable=None)
+        bar = tqdm(
+            total=len(jobs), initial=done, bar_format=BAR_FORMAT, dynamic_ncols=True, disable=None
+        )
         try:
             with bar:
                 while waiting or running:
@@ -159,12 +168,12 @@ class LocalPool(Launcher):
                         if code is not None:
                             del running[slot]
                             bar.update()
-                            ended = len(jobs) - len(waiting) - len(running)
+                            finished = len(jobs) - len(waiting) - len(running)
                             try:
                                 how = job.finish(code)
                             except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
                                 how = f"failed: {one_line(error)}"
-                            bar.write(f"[{ended}/{len(jobs)}] {job.name}: {how}")
+                            bar.write(f"[{finished}/{len(jobs)}] {job.name}: {how}")
                         elif self.timeout and time.monotonic() - job.started > self.timeout:
                             job.kill(f"killed after {self.timeout:g} s (hydra.launcher.timeout)")
                     if not bar.disable:
@@ -184,7 +193,9 @@ class LocalPool(Launcher):
         """The arguments of a run's command line that are not its overrides."""
         sources = self.config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
-        overrides = [text for text in self.config.hydra.overrides.hydra if not text.startswith(OWN)]
+        overrides = [
+            text for text in self.config.hydra.overrides.hydra if not text.startswith(NOT_FORWARDED)
+        ]
         return [*(f"--config-dir={folder}" for folder in folders), *overrides]
 
 
@@ -199,7 +210,7 @@ def job_environment(threads: int, gpus: Sequence[str], slot: int, uses_gpu: bool
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch  # seconds: only where a run may use one
+    import torch  # takes seconds: only if a run may use a GPU
 
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""Resuming: which run `resume=` means, whether it can be resumed, and from where."""
+"""Resuming: the run that `resume=` means, the checks of it, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def hint_config_dir(path: Path, config_dir: str | None) -> list[str]:
     return ["the run was started with --config-dir: give it again"]
 
 
-# Whether it can be resumed
+# Checks
 
 
 def check_resumable(path: Path, now: DictConfig) -> None:
@@ -154,7 +154,7 @@ def find_resumable(folder: Path, wanted: DictConfig) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-# From where
+# The checkpoint
 
 
 def load_checkpoint(

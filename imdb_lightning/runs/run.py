@@ -6,6 +6,7 @@ checkpoints/best.ckpt last.ckpt      plain containers: torch.load(..., weights_o
 tokenizer.json                       of the `tokenizers` library
 metrics.json                         every number of the run, and its status
 predictions.parquet                  one row for each val and test review
+non_finite.json                      only after a NaN or an infinity
 curves.png  train.log  events.out.tfevents.*
 """
 

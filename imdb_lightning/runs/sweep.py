@@ -23,7 +23,7 @@ from . import storage
 from .run import Run, RunExistsError, RunLockedError, is_locked, lock_directory
 
 
-PATIENCE = 15  # seconds that a run whose parent was killed may take to end
+WAIT_SECONDS = 15  # seconds that a run whose parent was killed may take to end
 
 
 class Sweep:
@@ -106,8 +106,8 @@ class Sweep:
         (self.path / name).rename(earlier / f"{name}-{number}")
 
     def _wait(self, name: str) -> None:
-        """Until the process of a run whose parent was killed has ended. Raises RunLockedError."""
-        give_up = time.monotonic() + PATIENCE
+        """Until the process of a run whose parent was killed has exited. Raises RunLockedError."""
+        give_up = time.monotonic() + WAIT_SECONDS
         while is_locked(self.path / name):
             if time.monotonic() > give_up:
                 raise RunLockedError(f"{self.path / name}: another process is working in it")
@@ -192,7 +192,7 @@ def is_resumable(path: Path, cfg: DictConfig) -> bool:
 
 
 def fingerprint(metrics: Mapping[str, Any]) -> str | None:
-    """Of a run's reviews; None for the synthetic corpus."""
+    """The hash of a run's reviews; None for the synthetic corpus."""
     data = metrics.get("data")
     return data.get("fingerprint") if isinstance(data, dict) else None
 
@@ -202,7 +202,7 @@ def failure_reason(run: Run) -> str:
     try:
         metrics = run.metrics
     except OSError:
-        return "ended before it started training"
+        return "exited before it started training"
     except ValueError as error:
         return f"metrics.json is corrupt: {error}"
     if metrics.get("status") == "running":

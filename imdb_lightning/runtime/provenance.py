@@ -35,7 +35,7 @@ def run_metadata(cfg: DictConfig) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this project and the libraries that a result depends on."""
+    """The versions of Python, this project and the libraries that a result depends on."""
     names = ("torch", "lightning", "hydra-core", "datasets", "tokenizers")
     return {
         "python": platform.python_version(),

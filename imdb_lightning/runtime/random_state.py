@@ -11,7 +11,7 @@ import torch
 
 
 def get_random_state(device: torch.device) -> dict[str, Any]:
-    """Of Python, NumPy, and PyTorch on the CPU and this device, as plain containers."""
+    """The state of Python, NumPy, and PyTorch on the CPU and this device, in plain containers."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),

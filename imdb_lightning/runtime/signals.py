@@ -18,7 +18,7 @@ DEBOUNCE = 1.0
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-deferred = False  # whether a signal waits for the next `exit_if_requested`
+deferred = False  # True: a signal waits for the next `exit_if_requested`
 requested: int | None = None  # the signal that arrived
 _installed = False
 
@@ -31,7 +31,7 @@ def install_handlers() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    threading.Thread(target=_exit_at_the_second, args=(read,), daemon=True).start()
+    threading.Thread(target=_exit_on_second_signal, args=(read,), daemon=True).start()
     global _installed
     _installed = True
     _set_handlers()
@@ -50,7 +50,7 @@ def _handle(number: int, _: FrameType | None) -> None:
             exit_if_requested()
 
 
-def _exit_at_the_second(pipe: int) -> None:
+def _exit_on_second_signal(pipe: int) -> None:
     """Python's handlers wait for a long operation of PyTorch's to end; this thread does not."""
     first: float | None = None
     while True:
@@ -65,7 +65,7 @@ def defer() -> None:
     """Signals wait for `exit_if_requested` until `undefer`."""
     global deferred
     deferred = True
-    if _installed:  # Lightning installs a handler of its own, which exits with 0
+    if _installed:  # Lightning installs its own handler, which exits with 0
         _set_handlers()
 
 

@@ -1,1 +1,1 @@
-"""What a run takes from finished runs: pretrained vectors, and soft labels from teachers."""
+"""Transfer from finished runs: pretrained vectors, and soft labels from teachers."""

@@ -45,16 +45,16 @@ class Pretrained:
         """A line for each reason why a run with this configuration cannot use it."""
         here = f"pretrained={self.path}"
         if not (self.path / ".hydra" / "config.yaml").is_file():
-            return [f"{here}: no run there; {COMMAND} makes one"]
+            return [f"{here}: no run there; create one with {COMMAND}"]
         try:
             upstream, now = canonical_config(self.run.config), canonical_config(cfg)
             metrics = self.run.metrics
         except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
             return [f"{here}: corrupt: {one_line(error)}"]
         if "pretrain.name" not in upstream:
-            return [f"{here}: a classifier's run, not a pretraining; {COMMAND} makes one"]
+            return [f"{here}: a classifier's run, not a pretraining; create one with {COMMAND}"]
         if metrics.get("status") != "done":
-            return [f"{here}: {metrics.get('status')}; {COMMAND} resume={self.path} finishes it"]
+            return [f"{here}: {metrics.get('status')}; finish it with {COMMAND} resume={self.path}"]
         for file in (self.run.tokenizer, self.run.vectors):
             if not file.is_file():
                 return [f"{here}: corrupt: there is no {file.name}"]

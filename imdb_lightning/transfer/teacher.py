@@ -78,14 +78,14 @@ def _check(cfg: DictConfig, path: Path) -> list[str]:
         now = canonical_config(cfg)
         upstream = BASELINE_CONFIG if is_baseline else canonical_config(run.config)
     except FileNotFoundError:
-        return [f"{here}: no run there; python -m imdb_lightning makes one"]
+        return [f"{here}: no run there; train one with python -m imdb_lightning"]
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         return [f"{here}: corrupt: {one_line(error)}"]
     if "pretrain" in metrics:
         return [f"{here}: a pretraining, which predicts nothing"]
     if metrics.get("status") != "done":
         status = metrics.get("status")
-        return [f"{here}: {status}; python -m imdb_lightning resume={path} finishes it"]
+        return [f"{here}: {status}; finish it with python -m imdb_lightning resume={path}"]
     lines = check_match("teacher", path, upstream, now, SPLIT_KEYS)
     if metrics.get("train_on_val"):
         lines.append(f"{here}: was trained on val, where the weights of teachers are fitted")

@@ -1,4 +1,4 @@
-"""Upstream runs: whether a run may take something from them, and their provenance."""
+"""Upstream runs, on which another run builds: checks, and provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_match(
 
 
 def check_reviews(key: str, path: Path, metrics: Mapping[str, Any], data_path: str | None) -> str:
-    """What is wrong if the run has read other reviews; empty if nothing is.
+    """The error if the run has read other reviews; empty if there is none.
 
     Another copy may have its reviews in another order, and others of them in val.
     """

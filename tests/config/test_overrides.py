@@ -72,8 +72,8 @@ def test_the_reports_experiments_are_its_runs(name: str) -> None:
     assert cfg.test_checkpoint == "last"
 
 
-def mistakes(*overrides: str, multirun: bool = False) -> list[str]:
-    return check_command_line(overrides, multirun).mistakes
+def errors(*overrides: str, multirun: bool = False) -> list[str]:
+    return check_command_line(overrides, multirun).errors
 
 
 WRONG = {
@@ -136,7 +136,7 @@ WRONG = {
 
 @pytest.mark.parametrize("override", WRONG)
 def test_a_mistake_is_one_line_with_a_remedy(override: str) -> None:
-    (line,) = mistakes(override)
+    (line,) = errors(override)
     assert "\n" not in line
     assert len(line) < 400
     assert [text for text in WRONG[override] if text not in line] == []
@@ -144,7 +144,7 @@ def test_a_mistake_is_one_line_with_a_remedy(override: str) -> None:
 
 def test_a_hand_written_cell_needs_an_implementation() -> None:
     expected = "must be one of fused, compile, loop; did you mean loop?"
-    assert expected in mistakes("model=custom_rnn", "model.implementation=loops")[0]
+    assert expected in errors("model=custom_rnn", "model.implementation=loops")[0]
     cfg = composed("model=custom_rnn")
     del cfg.model.implementation
     (line,) = check_values(cfg)
@@ -152,18 +152,18 @@ def test_a_hand_written_cell_needs_an_implementation() -> None:
 
 
 def test_all_mistakes_are_reported_together() -> None:
-    found = mistakes("model=grru", "model.dropout=2", "optim.learning=1", "+x=1", "seed=-1")
+    found = errors("model=grru", "model.dropout=2", "optim.learning=1", "+x=1", "seed=-1")
     assert len(found) == 5
 
 
 @pytest.mark.parametrize("swept", ["model=rnn,grru", "experiment=glob(raport/*)"])
 def test_a_grid_is_checked_job_by_job(swept: str) -> None:
-    assert len(mistakes(swept, "seed=0,1", multirun=True)) == 1
+    assert len(errors(swept, "seed=0,1", multirun=True)) == 1
 
 
 def test_a_grid_is_the_product_of_its_axes() -> None:
     line = check_command_line(["model=rnn,custom_gru", "seed=range(0,3)", "optim.lr=0.1"], True)
-    assert line.mistakes == []
+    assert line.errors == []
     jobs = [(job.model.name, job.seed, job.optim.lr) for job in line.jobs]
     assert jobs == list(product(["rnn", "custom_gru"], [0, 1, 2], [0.1]))
 
@@ -195,7 +195,7 @@ RIGHT = [
 @pytest.mark.parametrize("override", RIGHT)
 def test_correct_overrides_are_not_changed(override: str) -> None:
     line = check_command_line([override])
-    assert (line.mistakes, line.overrides) == ([], [override])
+    assert (line.errors, line.overrides) == ([], [override])
 
 
 def test_values_that_exclude_one_another_are_refused() -> None:
@@ -220,21 +220,21 @@ def test_values_that_exclude_one_another_are_refused() -> None:
         ),
         (["pretrain=vector"], "did you mean vectors?"),
     ):
-        assert any(expected in line for line in mistakes(*overrides)), overrides
+        assert any(expected in line for line in errors(*overrides)), overrides
     for group in ("pretrain", "experiment"):
-        assert mistakes(f"{group}=null") == [f"{group}=null: null is the default; omit it"]
+        assert errors(f"{group}=null") == [f"{group}=null: null is the default; omit it"]
 
 
 def test_synthetic_reviews_need_room_for_the_distance() -> None:
-    (line,) = mistakes("data=synthetic", "data.distance=100", "data.max_length=120")
+    (line,) = errors("data=synthetic", "data.distance=100", "data.max_length=120")
     assert line == "data.distance=100: needs data.max_length >= 141"
-    assert mistakes("data=synthetic", "data.distance=100", "data.max_length=141") == []
+    assert errors("data=synthetic", "data.distance=100", "data.max_length=141") == []
 
 
 def test_a_third_party_cell_has_options(tmp_path: Path) -> None:
     overrides = ["model=custom_rnn", "model.cell._target_=mine.Cell", "+model.cell.depth=3"]
-    assert check_command_line(overrides).mistakes == []
-    assert mistakes("model=rnn", "+model.cell.depth=3") != []
+    assert check_command_line(overrides).errors == []
+    assert errors("model=rnn", "+model.cell.depth=3") != []
 
 
 def test_a_users_configuration_folder_is_searched(tmp_path: Path) -> None:
@@ -243,18 +243,18 @@ def test_a_users_configuration_folder_is_searched(tmp_path: Path) -> None:
     (folder / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
     (folder / "typo.yaml").write_text("# @package _global_\noptim: {lr: -1}\n")
     line = check_command_line(["experiment=mine"], config_dir=str(tmp_path / "my conf"))
-    assert line.mistakes == []
+    assert line.errors == []
     assert line.jobs[0].seed == 7
     wrong = check_command_line(["experiment=typo"], config_dir=str(tmp_path / "my conf"))
-    assert wrong.mistakes == ["optim.lr=-1: must be a number > 0"]
+    assert wrong.errors == ["optim.lr=-1: must be a number > 0"]
 
 
 def test_a_directory_with_a_run_is_refused(tmp_path: Path) -> None:
     override = f"hydra.run.dir={tmp_path / 'run'}"
-    assert mistakes(override) == []
+    assert errors(override) == []
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").touch()
-    (line,) = mistakes(override)
+    (line,) = errors(override)
     assert "already contains a run; name a new directory" in line
 
 
@@ -267,7 +267,7 @@ GRIDS = {"cells": 18, "hidden_size": 12, "batch_size": 12, "loss": 9, "memory": 
 @pytest.mark.parametrize("name", list(GRIDS))
 def test_a_grid_has_a_directory_and_runs_with_names_of_their_own(name: str) -> None:
     line = check_command_line([f"experiment={name}"])
-    assert line.mistakes == []
+    assert line.errors == []
     assert line.multirun and line.sweep_named
     assert line.directory == absolute_path(f"outputs/sweeps/{name}")
     assert len(line.jobs) == len(set(line.names)) == GRIDS[name]
@@ -289,7 +289,7 @@ def test_the_command_line_overrides_a_grid() -> None:
     line = check_command_line(
         ["experiment=memory", "data.distance=10,20", "seed=5", "optim.lr=0.1"]
     )
-    assert line.mistakes == []
+    assert line.errors == []
     assert {(cfg.data.distance, cfg.seed, cfg.optim.lr) for cfg in line.jobs} == {
         (10, 5, 0.1),
         (20, 5, 0.1),
@@ -299,7 +299,7 @@ def test_the_command_line_overrides_a_grid() -> None:
 
 def test_one_run_of_a_grid() -> None:
     line = check_command_line(["experiment=loss", "hydra.mode=RUN"])
-    assert line.mistakes == []
+    assert line.errors == []
     assert not line.multirun and len(line.jobs) == 1
 
 
@@ -311,9 +311,9 @@ def test_constants_are_in_run_names_only_in_a_named_directory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "mistake"),
+    ("overrides", "error"),
     [
-        (["seed=0,0"], "the grid has seed=0 twice"),
+        (["seed=0,0"], "seed=0: twice in the grid"),
         (
             ["seed=0,1", "hydra.sweep.subdir=x"],
             "a run of a grid is named after",
@@ -323,8 +323,8 @@ def test_constants_are_in_run_names_only_in_a_named_directory() -> None:
         (["experiment=memory", "data.distance=10,x"], "data.distance=x: must be an integer"),
     ],
 )
-def test_mistakes_of_a_grid(overrides: list[str], mistake: str) -> None:
-    assert any(mistake in line for line in mistakes(*overrides, multirun=True))
+def test_mistakes_of_a_grid(overrides: list[str], error: str) -> None:
+    assert any(error in line for line in errors(*overrides, multirun=True))
 
 
 def test_the_hash_is_of_the_values_not_of_their_spelling() -> None:

@@ -80,4 +80,4 @@ def test_the_constructors_have_the_keys_of_the_schema() -> None:
     assert {"lr", "weight_decay", "pretrained_lr_scale", "loss"} <= arguments(Classifier)
     assert names("trainer") <= arguments(lightning.Trainer)
     assert names("checkpoint") == arguments(RunCheckpoint) - {"run", "run_logger", "resume_from"}
-    assert arguments(encode) - {"official", "tokenizer"} <= names("data")
+    assert arguments(encode) - {"official", "tokenizer_json"} <= names("data")

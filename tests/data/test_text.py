@@ -56,7 +56,7 @@ def test_encoding_by_hand(text: str, ids: list[int]) -> None:
 
 def test_vocab_size_counts_start_and_unknown_but_not_padding() -> None:
     words = tokenizer(vocab_size=4)  # start, unknown, cat, the
-    assert words.words.get_vocab_size() == 5
+    assert words.tokenizer.get_vocab_size() == 5
     assert words.encode(["the cat a"])[0].tolist() == [1, 4, 3, 2]
 
 

@@ -54,7 +54,7 @@ def test_contributions_add_up_to_the_logit(model: Predictor) -> None:
 
 
 def test_a_token_whose_embedding_is_zero_contributes_nothing(model: Predictor) -> None:
-    ids = model.tokenizer.words.encode(TEXT).ids
+    ids = model.tokenizer.tokenizer.encode(TEXT).ids
     weight = model.network.embedding.weight
     kept = weight[ids[3]].clone()
     with torch.no_grad():

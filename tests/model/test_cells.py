@@ -202,7 +202,7 @@ class Hidden(RNNCell):
     ("cell", "complaint"),
     [
         (Forgetful(SIZE, H), "keeps a state between calls"),
-        (Gossip(SIZE, H), "reviews beside it"),
+        (Gossip(SIZE, H), "other reviews of the batch"),
         (Idle(SIZE, H), "bias_ih gets no gradient"),
         (Bare(SIZE, H), "not a tuple"),
         (Detached(SIZE, H), "finite differences"),

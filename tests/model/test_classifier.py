@@ -36,21 +36,23 @@ def default(model: str) -> DictConfig:
     return composed(f"model={model}")
 
 
-def made(model: str = "lstm", *overrides: str, double: bool = True) -> Classifier:
+def classifier(model: str = "lstm", *overrides: str, double: bool = True) -> Classifier:
     torch.manual_seed(0)
     small = ["data.vocab_size=9", "data.max_length=8", "model.embedding_size=5"]
     changes = OmegaConf.from_dotlist([*small, "model.hidden_size=4", *overrides])
     cfg = OmegaConf.merge(default(model), changes)
-    made = Classifier.from_config(cfg.model, cfg.optim).eval()
-    return made.double() if double else made
+    classifier = Classifier.from_config(cfg.model, cfg.optim).eval()
+    return classifier.double() if double else classifier
 
 
 @pytest.mark.parametrize(
-    ("model", "pooling", "two"),
+    ("model", "pooling", "bidirectional"),
     list(product(MODELS, [n for n in POOLINGS if n != "mean_padded"], ("false", "true"))),
 )
-def test_padding_and_batch_mates_never_change_logits(model: str, pooling: str, two: str) -> None:
-    net = made(model, f"model.pooling={pooling}", f"model.bidirectional={two}")
+def test_padding_and_batch_mates_never_change_logits(
+    model: str, pooling: str, bidirectional: str
+) -> None:
+    net = classifier(model, f"model.pooling={pooling}", f"model.bidirectional={bidirectional}")
     logits = net(TOKENS, LENGTHS)
     garbage = torch.where(torch.arange(6) < LENGTHS[:, None], TOKENS, 7)
     assert torch.equal(net(garbage, LENGTHS), logits)
@@ -61,7 +63,7 @@ def test_padding_and_batch_mates_never_change_logits(model: str, pooling: str, t
 
 @pytest.mark.parametrize("model", MODELS)
 def test_mean_padded_reads_padding_up_to_max_length(model: str) -> None:
-    net = made(model, "model.pooling=mean_padded")
+    net = classifier(model, "model.pooling=mean_padded")
     padded = torch.nn.functional.pad(TOKENS, (0, 2))
     h_TBH = net.backbone(net.embedding(padded.T), torch.full((3,), 8))
     torch.testing.assert_close(net(TOKENS, LENGTHS), net.head(h_TBH.mean(0)))
@@ -83,7 +85,7 @@ def by_hand(name: str, h_TH: Tensor) -> Tensor:
 
 
 def test_last_takes_the_final_state_of_both_directions() -> None:
-    net = made("gru", "model.pooling=last", "model.bidirectional=true")
+    net = classifier("gru", "model.pooling=last", "model.bidirectional=true")
     h_TBH = net.backbone(net.embedding(TOKENS.T), LENGTHS)
     for review, length in enumerate(LENGTHS.tolist()):
         final = torch.cat([h_TBH[length - 1, review, :4], h_TBH[0, review, 4:]])
@@ -152,7 +154,9 @@ def test_epoch_outputs_keep_any_number_of_reviews() -> None:
 
 @pytest.mark.parametrize(("model", "pooling"), list(product(MODELS, POOLINGS)))
 def test_every_parameter_moves_in_one_step(model: str, pooling: str) -> None:
-    net = made(model, f"model.pooling={pooling}", "model.num_layers=2", "model.bidirectional=true")
+    net = classifier(
+        model, f"model.pooling={pooling}", "model.num_layers=2", "model.bidirectional=true"
+    )
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     optimizer = net.configure_optimizers()
     net._step((TOKENS, LENGTHS, LABELS, torch.arange(3)), "train").backward()
@@ -164,7 +168,9 @@ def test_every_parameter_moves_in_one_step(model: str, pooling: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_eight_reviews_are_overfitted(model: str) -> None:
     torch.manual_seed(3)
-    net = made(model, "optim.lr=0.02", "data.vocab_size=50", "model.hidden_size=16", double=False)
+    net = classifier(
+        model, "optim.lr=0.02", "data.vocab_size=50", "model.hidden_size=16", double=False
+    )
     net.train()
     tokens, lengths = torch.randint(3, 50, (8, 12)), torch.randint(2, 13, (8,))
     batch = (tokens, lengths, torch.arange(8) % 2, torch.arange(8))
@@ -178,13 +184,13 @@ def test_eight_reviews_are_overfitted(model: str) -> None:
 
 
 def test_loss_before_training_is_that_of_a_coin() -> None:
-    net = made("gru", "model.hidden_size=64")
+    net = classifier("gru", "model.hidden_size=64")
     loss = net._step((TOKENS, LENGTHS, LABELS, torch.arange(3)), "val")
     assert abs(loss.item() - math.log(2)) < 0.1
 
 
 def test_scores_are_means_over_reviews_not_over_batches() -> None:
-    net = made("rnn", double=False)
+    net = classifier("rnn", double=False)
     batches = [
         (TOKENS, LENGTHS, LABELS, torch.arange(3)),
         (TOKENS[:1], LENGTHS[:1], LABELS[:1], torch.tensor([3])),

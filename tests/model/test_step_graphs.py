@@ -74,7 +74,7 @@ def test_graphs_go_when_the_weights_have_moved(monkeypatch: pytest.MonkeyPatch) 
     first = next(iter(graphs.graphs.values()))
     assert graphs(model, batch(9, 1)) is not None
     assert first not in graphs.graphs.values()
-    assert graphs.places == tuple(p.data_ptr() for p in model.parameters())
+    assert graphs.data_pointers == tuple(p.data_ptr() for p in model.parameters())
 
 
 def test_tokens_beyond_the_length_that_is_padded_to_are_cut() -> None:

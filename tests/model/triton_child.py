@@ -101,14 +101,14 @@ def compiled(arch: str, names: list[str], sizes: list[int]) -> list[dict[str, An
                     target = re.search(r"\.target (\w+)", kernel.asm["ptx"])
                     assert target is not None
                     command = [ptxas, f"-arch={target[1]}", "-v", file, "-o"]
-                    said = subprocess.run(
+                    output = subprocess.run(
                         [*command, file.with_suffix(".cubin")],
                         capture_output=True,
                         text=True,
                         check=True,
                     ).stderr
-                registers = re.search(r"Used (\d+) registers", said)
-                spilled = re.findall(r"(\d+) bytes spill", said)
+                registers = re.search(r"Used (\d+) registers", output)
+                spilled = re.findall(r"(\d+) bytes spill", output)
                 assert registers is not None
                 body = kernel.asm["ttgir"].partition("scf.for")[2]
                 found.append(

@@ -19,9 +19,10 @@ from imdb_lightning.config.schema import flatten
 from imdb_lightning.metrics.calibration import ensemble_weights, nll
 from imdb_lightning.recipes import page, rows
 from imdb_lightning.recipes.archive import archive
-from imdb_lightning.recipes.rows import Collection, Row
+from imdb_lightning.recipes.rows import RecipeRuns, Row
 from imdb_lightning.report.figures import panel
 from imdb_lightning.report.runs import Predictions
+from imdb_lightning.report.templates import ForeignFileError
 from imdb_lightning.runs.run import Run
 from tests.conftest import command, composed, run_of
 
@@ -33,7 +34,7 @@ def test_every_step_but_the_first_has_a_parent() -> None:
     names = list(LADDER)
     assert [name for name in names if LADDER[name].parent is None] == ["report"]
     for name, recipe in LADDER.items():
-        assert recipe.what.endswith(".")
+        assert recipe.description.endswith(".")
         if recipe.parent is not None:
             assert names.index(recipe.parent) < names.index(name)
 
@@ -172,10 +173,10 @@ def test_a_refit_has_the_weights_of_the_original() -> None:
         one.val = [Predictions(val.index, val.label, np.nan * val.logit) for val in one.val]
     baselines = {one.name: one for one in (baseline, baseline_refit)}
     combined = {
-        r.name: r for r in page.combinations(Collection({"net": row, "again": refit}, baselines))
+        r.name: r for r in page.combinations(RecipeRuns({"net": row, "again": refit}, baselines))
     }
     alone = page.combinations(
-        Collection({"a": row, "b": refit}, {baseline_refit.name: baseline_refit})
+        RecipeRuns({"a": row, "b": refit}, {baseline_refit.name: baseline_refit})
     )
     assert [r.name for r in alone] == ["wider, ensemble", "wider_refit, ensemble"]
     assert all(np.isfinite(r.test[0].logit).all() for r in alone)
@@ -190,8 +191,8 @@ def test_a_refit_has_the_weights_of_the_original() -> None:
     # Two CPU minutes a model: the runs, both baselines, and what they are refits of.
     assert (both.cpu_seconds, several.cpu_seconds) == (60 * 8, 60 * 12)
     assert (both.parameters, several.parameters) == (20, 30)
-    for one, another in ((row, refit.only([1])), (row.only([1]), refit)):
-        found = Collection({"net": one, "again": another}, baselines)
+    for one, another in ((row, refit.select_seeds([1])), (row.select_seeds([1]), refit)):
+        found = RecipeRuns({"net": one, "again": another}, baselines)
         (fewer,) = [r for r in page.combinations(found) if r.name == both.name]
         np.testing.assert_allclose(fewer.test[0].logit, expected)
 
@@ -223,7 +224,7 @@ def test_the_page_names_the_steps_that_are_not_better(
     steps = [of("report", 0, 1), better, same, worse]
     for one, after in pairwise(steps):
         after.parent = one.name
-    found = Collection({row.name: row for row in steps}, {})
+    found = RecipeRuns({row.name: row for row in steps}, {})
     lengths, seen = np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9
     monkeypatch.setattr(
         page, "read_test_reviews", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9})
@@ -239,7 +240,7 @@ def test_a_net_is_compared_with_the_baseline_that_read_as_many_labels() -> None:
         run | {"train_on_val": True} for run in nets["wider_refit"].metrics
     ]
     baselines = [of("nb_logistic", 0), of("nb_logistic_refit", 0)]
-    found = Collection(nets, {row.name: row for row in baselines})
+    found = RecipeRuns(nets, {row.name: row for row in baselines})
     reviews = page.TestReviews(np.tile([10, 60, 150, 300, 500, 900], 150), np.arange(900) < 9, {})
     compared = page.contents(found, reviews)["with_baseline"]
     for one, net, baseline in zip(compared, nets.values(), baselines, strict=True):
@@ -254,7 +255,7 @@ def test_steps_with_a_refit_are_combined() -> None:
     refit = of("wider_refit", 0, parent="wider")
     refit.metrics = [run | {"train_on_val": True} for run in refit.metrics]
     baselines = {name: of(name, 0) for name in ("nb_logistic", "nb_logistic_refit")}
-    found = Collection({one.name: one for one in (better, row, refit)}, baselines)
+    found = RecipeRuns({one.name: one for one in (better, row, refit)}, baselines)
     names = [one.name for one in page.combinations(found)]
     assert names == ["wider + nb_logistic", "wider_refit + nb_logistic_refit"]
 
@@ -280,7 +281,7 @@ def test_names_in_the_figure_are_complete_and_do_not_overlap() -> None:
 
 def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nb = of("nb_logistic", 0, skill=1.2)
-    found = Collection(
+    found = RecipeRuns(
         {"report": of("report", 0, 1), "masked": of("masked", 0, 1, parent="report", skill=1.4)},
         {"nb_logistic": nb},
     )
@@ -301,7 +302,7 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     again = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
     assert again[0].read_text() == text
     (tmp_path / "recipes.md").write_text("mine")
-    with pytest.raises(page.ForeignFileError):
+    with pytest.raises(ForeignFileError):
         page.write(found, None, tmp_path, "")
 
 

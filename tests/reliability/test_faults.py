@@ -234,7 +234,7 @@ def test_an_unbounded_loss_does_not_stop_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batches", [1, 3])
-def test_gradients_are_clipped_also_when_they_are_gathered(batches: int, tmp_path: Path) -> None:
+def test_accumulated_gradients_are_clipped(batches: int, tmp_path: Path) -> None:
     """Adam's first moment after one step is a tenth of the gradient that it saw."""
     options = [f"+trainer.accumulate_grad_batches={batches}", "trainer.gradient_clip_val=1e-3"]
     limit = [f"+trainer.limit_train_batches={batches}", "trainer.max_epochs=1"]

@@ -151,7 +151,7 @@ def test_wherever_it_is_killed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MOMENTS)
-def test_whatever_it_was_about(
+def test_a_kill_at_any_moment_changes_nothing(
     name: str, uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
     moment, disk = MOMENTS[name]

@@ -44,7 +44,7 @@ def test_more_epochs_equal_an_uninterrupted_longer_run(
     assert differences(uninterrupted(), tmp_path / "run") == []
     assert Run(tmp_path / "run").config.trainer.max_epochs == 3
     assert command(tmp_path, "resume=run") == 0
-    assert "run is done; trainer.max_epochs=MORE continues it" in output_of(tmp_path)
+    assert "run is done; set a larger trainer.max_epochs" in output_of(tmp_path)
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_overrides_that_no_run_writes_are_refused(copied: Path, foreign: str) ->
     assert contents(copied / "run") == before and not (copied / "stolen").exists()
 
 
-def test_a_course_of_the_learning_rate_has_its_length(copied: Path) -> None:
+def test_a_one_cycle_schedule_has_a_fixed_length(copied: Path) -> None:
     """More epochs would be another course over those that are done."""
     run = Run(copied / "run")
     cfg = run.config
@@ -267,7 +267,7 @@ def test_a_corrupt_best_checkpoint_is_reported_before_training(copied: Path) -> 
     config = copied / "run" / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("test_checkpoint: last", "test_checkpoint: best"))
     assert command(copied, "resume=run", "test_checkpoint=best") == 1
-    assert "best.ckpt: the run would end with it" in output_of(copied)
+    assert "best.ckpt: test_checkpoint=best needs it" in output_of(copied)
 
 
 def test_a_done_run_without_checkpoints_is_not_changed(copied: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         torch.save({key: old[key] for key in ("state_dict", "epoch", "global_step")}, file)
     done = fresh_command(tmp_path, "resume=run")
     assert done.returncode == 1
-    assert "of another version, without" in done.stdout + done.stderr
+    assert "of another version: it lacks" in done.stdout + done.stderr
 
 
 def test_temporary_files_of_a_killed_process_are_removed(copied: Path) -> None:

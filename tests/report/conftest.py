@@ -20,7 +20,7 @@ from imdb_lightning.config.overrides import check_command_line
 @cache
 def configuration(*overrides: str) -> DictConfig:
     line = check_command_line(overrides)
-    assert line.mistakes == []
+    assert line.errors == []
     (cfg,) = line.jobs
     return cfg
 

@@ -22,7 +22,7 @@ def found(folder: Path) -> list[Configuration]:
 
 
 def verdicts_of(folder: Path) -> dict[str, Claim]:
-    return {claim.text: claim for claim in claims.of_the_report(found(folder))}
+    return {claim.text: claim for claim in claims.report_claims(found(folder))}
 
 
 def report(make: Make, seeds: int = 3, **skills: float) -> None:

@@ -174,10 +174,10 @@ def test_a_corrupt_run_is_not_done(tmp_path: Path, file: str, content: str) -> N
     assert not is_done(run, tiny())
 
 
-def test_a_run_that_is_still_held_is_not_moved(
+def test_a_run_that_is_still_locked_is_not_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "PATIENCE", 0.5)
+    monkeypatch.setattr(sweep, "WAIT_SECONDS", 0.5)
     alive = Run.create(tmp_path / "name" / "seed=0", {"status": "running"})
     with pytest.raises(RunLockedError, match="seed=0"):
         Sweep.open(tmp_path / "name", True, jobs(0))

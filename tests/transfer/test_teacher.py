@@ -131,7 +131,7 @@ def test_runs_that_cannot_be_teachers_are_refused(tmp_path: Path) -> None:
         (tmp_path / "none", "no run there"),
         (words, "a pretraining"),
         (refit, "was trained on val"),
-        (half, f"resume={half} finishes it"),
+        (half, f"finish it with python -m imdb_lightning resume={half}"),
         (none, "no such checkpoint"),
     ):
         (line,) = check(composed(*learning(path)))

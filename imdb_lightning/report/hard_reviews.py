@@ -14,13 +14,13 @@ from ..data.labels import LABELS
 from .runs import Result
 
 
-SHOWN = 5
-LENGTH = 1_500  # characters of a review
-TRAINED = 0.6  # accuracy: a run below it says nothing about a review
+MAX_SHOWN = 5
+MAX_CHARACTERS = 1_500  # characters of a review
+MIN_ACCURACY = 0.6  # a run below it says nothing about a review
 
 
 @dataclass
-class Mistake:
+class HardReview:
     """One review of the official test split."""
 
     index: int
@@ -31,10 +31,12 @@ class Mistake:
     text: str
 
 
-def hardest(results: Sequence[Result]) -> list[Mistake]:
+def hardest(results: Sequence[Result]) -> list[HardReview]:
     """The test reviews whose label has the least mean probability; none without the reviews."""
     trained = [
-        r for r in results if r.metrics["dataset"] == "imdb" and r.metrics["test/acc"] > TRAINED
+        r
+        for r in results
+        if r.metrics["dataset"] == "imdb" and r.metrics["test/acc"] > MIN_ACCURACY
     ]
     if not trained:
         return []
@@ -53,17 +55,17 @@ def hardest(results: Sequence[Result]) -> list[Mistake]:
     probability_RN = expit(np.where(test.label, logit_RN, -logit_RN))
     mean_N = probability_RN.mean(0)
     found = []
-    for row in np.argsort(mean_N, kind="stable")[:SHOWN]:
+    for row in np.argsort(mean_N, kind="stable")[:MAX_SHOWN]:
         index = int(test.index[row])
         text = texts[index]
         found.append(
-            Mistake(
+            HardReview(
                 index,
                 LABELS[int(test.label[row])],
                 int((probability_RN[:, row] < 0.5).sum()),
                 len(same),
                 float(mean_N[row]),
-                text if len(text) <= LENGTH else f"{text[:LENGTH]} ...",
+                text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ...",
             )
         )
     return found

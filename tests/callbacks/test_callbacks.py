@@ -1,6 +1,6 @@
-"""The schedule of the learning rate, the average of the weights, and adversarial training.
+"""The learning rate schedule, EMA, and adversarial training.
 
-pytest tests/test_learning.py
+pytest tests/callbacks
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_the_learning_rate_of_a_run_goes_up_and_down(tmp_path: Path) -> None:
     assert rates == [0.5 * one_cycle(step / 40) for step in range(40)]
 
 
-def test_steps_of_several_batches_have_one_course(tmp_path: Path) -> None:
+def test_steps_of_several_batches_share_one_schedule(tmp_path: Path) -> None:
     rates: list[float] = []
 
     class Watch(lightning.Callback):

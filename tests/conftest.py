@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +24,10 @@ from imdb_lightning.train import train
 
 
 REAL = os.environ.get("IMDB_DATA")
+
+# New processes of Python with PyTorch and Lightning imported already.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["imdb_lightning.train", "imdb_lightning.runs.checkpoint"])
 
 # For what is built while tests are collected; removed when they end.
 CACHE = tempfile.TemporaryDirectory(prefix="imdb_lightning-")
@@ -107,9 +114,58 @@ def command(
     stdin: str | None = None,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m imdb_lightning[.MODULE] ARGUMENTS` in `folder`, as a user would run it."""
+    """`python -m imdb_lightning[.MODULE] ARGUMENTS` in `folder`, as a user would run it.
+
+    From the fork server, unless environment variables are given, which a library may read when it
+    is imported.
+    """
     name = f"imdb_lightning.{module}" if module else "imdb_lightning"
-    return python(folder, "-m", name, *arguments, timeout=timeout, stdin=stdin, **variables)
+    if variables:
+        return python(folder, "-m", name, *arguments, timeout=timeout, stdin=stdin, **variables)
+    words = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory() as pipes:
+        files = [Path(pipes, name) for name in ("stdin", "stdout", "stderr")]
+        files[0].write_text(stdin or "", "utf-8")
+        process = SERVER.Process(
+            target=run_module, args=(folder, name, words, files, environment(folder))
+        )
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(words, timeout)
+        output, errors = (file.read_text("utf-8", "replace") for file in files[1:])
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(words, process.exitcode, output, errors)
+
+
+def run_module(
+    folder: Path,
+    name: str,
+    arguments: Sequence[str],
+    files: Sequence[Path],
+    variables: Mapping[str, str],
+) -> None:
+    """Runs the module `name` as a program, in a process of the fork server.
+
+    `files` are its standard input, output and error; `variables` its environment.
+    """
+    modes = (os.O_RDONLY, *(os.O_WRONLY | os.O_CREAT | os.O_APPEND,) * 2)
+    for number, (file, mode) in enumerate(zip(files, modes, strict=True)):
+        os.dup2(os.open(file, mode, 0o600), number)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, encoding="utf-8", closefd=False)
+        for number, mode in enumerate(("r", "w", "w"))
+    )
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    torch.set_num_threads(int(THREADS))
+    sys.argv = [name, *arguments]
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends a process without them
 
 
 def composed(*overrides: str) -> DictConfig:

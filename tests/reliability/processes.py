@@ -5,11 +5,9 @@ The processes come from multiprocessing's fork server, which has imported PyTorc
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pkgutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -22,11 +20,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util.tensor_util import make_ndarray
 
 from imdb_lightning.runs.run import Run
-from tests.conftest import environment
+from tests.conftest import SERVER, environment, run_module
 
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["imdb_lightning.train", "imdb_lightning.runs.checkpoint"])
 
 SMALL = (
     "data=synthetic data.train_size=80 data.val_size=16 data.test_size=16 data.max_length=60 "
@@ -84,26 +79,18 @@ VALIDATION = "imdb_lightning.model.classifier:Classifier.validation_step"
 TEST = "imdb_lightning.model.classifier:Classifier.test_step"
 
 
-def _command(folder: Path, arguments: tuple[str, ...], moment: Moment | None) -> None:
-    os.environ.clear()
-    os.environ.update(environment(folder))
-    os.chdir(folder)
-    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    torch.set_num_threads(1)
-    sys.argv = ["imdb_lightning", *arguments]
+def _command(
+    folder: Path, arguments: tuple[str, ...], variables: dict[str, str], moment: Moment | None
+) -> None:
     if moment is not None:
         moment.arm()
-    from imdb_lightning.__main__ import main
-
-    main()
+    output = folder / "output.txt"
+    run_module(folder, "imdb_lightning", arguments, [Path(os.devnull), output, output], variables)
 
 
 def started(folder: Path, *arguments: str, moment: Moment | None = None) -> ForkServerProcess:
     folder.mkdir(parents=True, exist_ok=True)
-    process = SERVER.Process(target=_command, args=(folder, arguments, moment))
+    process = SERVER.Process(target=_command, args=(folder, arguments, environment(folder), moment))
     process.start()
     return process
 

@@ -111,7 +111,7 @@ def command(
     *arguments: object,
     module: str = "",
     timeout: int = 300,
-    stdin: str | None = None,
+    stdin: bytes = b"",
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """`python -m imdb_lightning[.MODULE] ARGUMENTS` in `folder`, as a user would run it.
@@ -121,11 +121,11 @@ def command(
     """
     name = f"imdb_lightning.{module}" if module else "imdb_lightning"
     if variables:
-        return python(folder, "-m", name, *arguments, timeout=timeout, stdin=stdin, **variables)
+        return python(folder, "-m", name, *arguments, timeout=timeout, **variables)
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as pipes:
         files = [Path(pipes, name) for name in ("stdin", "stdout", "stderr")]
-        files[0].write_text(stdin or "", "utf-8")
+        files[0].write_bytes(stdin)
         process = SERVER.Process(
             target=run_module, args=(folder, name, words, files, environment(folder))
         )

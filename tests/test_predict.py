@@ -17,17 +17,12 @@ import pytest
 
 from imdb_lightning import predict
 from imdb_lightning.data.files import InputError, read_labelled, read_texts
-from tests.conftest import environment, run_of
+from tests.conftest import command, environment, run_of
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_of(tmp_path_factory.mktemp("runs") / "a run", "model=custom_lstm")
-
-
-def ask(name: str, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", f"imdb_lightning.{name}", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=120)
 
 
 # Files
@@ -117,23 +112,23 @@ def test_an_unknown_label_is_one_line(tmp_path: Path) -> None:
 # Commands
 
 
-def test_predict_answers_standard_input_line_by_line(run: Path) -> None:
-    done = ask("predict", run, "-", "--json", stdin=b"a superb film\n\n\xff\xfe\0\n")
+def test_predict_answers_standard_input_line_by_line(run: Path, tmp_path: Path) -> None:
+    lines = b"a superb film\n\n\xff\xfe\0\n"
+    done = command(tmp_path, run, "-", "--json", module="predict", stdin=lines)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert all(set(row) == {"index", "label", "probability", "logit"} for row in rows)
-    (alone,) = ask("predict", run, "a superb film").stdout.splitlines()
-    label, probability = alone.decode().split("\t")
+    (alone,) = command(tmp_path, run, "a superb film", module="predict").stdout.splitlines()
+    label, probability = alone.split("\t")
     assert label == rows[0]["label"]
     assert float(probability) == pytest.approx(rows[0]["probability"], abs=1e-4)
 
 
 def test_predict_ends_quietly_if_the_reader_has_gone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("a superb film\n" * 50_000)
-    command = [sys.executable, "-m", "imdb_lightning.predict", str(run), "--file", "many.txt"]
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "imdb_lightning.predict", str(run), "--file", "many.txt"],
         cwd=tmp_path,
         env=environment(tmp_path) | {"PYTHONPATH": str(Path(__file__).parent.parent)},
         stdout=subprocess.PIPE,
@@ -172,7 +167,7 @@ def test_mistakes_are_one_line(
 
 
 def test_evaluate_agrees_with_training(run: Path, tmp_path: Path) -> None:
-    done = ask("evaluate", run, "--json")
+    done = command(tmp_path, run, "--json", module="evaluate")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     metrics = json.loads((run / "metrics.json").read_text())
@@ -191,8 +186,8 @@ def test_evaluate_agrees_with_training(run: Path, tmp_path: Path) -> None:
 
 def test_evaluate_reads_a_file_and_writes_for_people(run: Path, tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("text,label\na superb film,1\nan awful film,0\n")
-    done = ask("evaluate", run, "--file", tmp_path / "r.csv")
+    done = command(tmp_path, run, "--file", "r.csv", module="evaluate")
     assert done.returncode == 0, done.stderr
-    text = done.stdout.decode()
+    text = done.stdout
     for word in ("accuracy", "95 % interval", "F1", "AUC", "loss", "ECE", "confusion", "words"):
         assert word in text

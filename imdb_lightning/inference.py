@@ -7,7 +7,6 @@ that it names only PyTorch's layers and this project's cells are instantiated.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -20,20 +19,18 @@ import yaml
 
 from .config.schema import check_value
 from .config.text import one_line
+from .config.trust import CELL_OPTIONS, TRUSTED_TARGETS, targets
 from .data.batches import EncodedReviews, chunks
 from .data.labels import LABELS
 from .data.text import Tokenizer
 from .model.network import Network, logit_difference
+from .runs import reader
 from .runs.checkpoint import CorruptCheckpointError, read_state_dict
+from .runs.run import Run, check_metrics
 
 
 WINDOW = 16  # batches that are sorted by length together
 BATCH = 256  # reviews: faster than the 64 of training, for the same answers
-TRUSTED_TARGETS = {
-    "layer": {f"torch.nn.{name}" for name in ("RNN", "LSTM", "GRU")},
-    "cell": {f"imdb_lightning.model.cells.{name}Cell" for name in ("RNN", "LSTM", "GRU")},
-}
-CELL_OPTIONS = {"imdb_lightning.model.cells.GRUCell": {"reset"}}
 DATA_KEYS = ("vocab_size", "max_length", "truncation")  # of the group data, that a model needs
 # Of the group model: the constructor's arguments.
 NETWORK_KEYS = tuple(name for name in inspect.signature(Network).parameters if name != "make_layer")
@@ -127,7 +124,7 @@ def load(path: str | Path, trust: bool = False) -> Predictor:
     else:
         run, checkpoint = path, None
     config = _load_config(run / ".hydra" / "config.yaml", trust)
-    metrics = _load_metrics(run / "metrics.json")
+    metrics = _load_metrics(run)
     if checkpoint is None:
         which = metrics.get("test_checkpoint", "last")
         checkpoint = run / "checkpoints" / ("best.ckpt" if which == "best" else "last.ckpt")
@@ -170,14 +167,13 @@ def build(config: Mapping[str, Any], weights: Mapping[str, Any], source: Path) -
     return network
 
 
-def _load_metrics(file: Path) -> dict[str, Any]:
+def _load_metrics(run: Path) -> dict[str, Any]:
     try:
-        metrics = json.loads(file.read_text("utf-8"))
+        return Run(run).metrics
     except OSError:
         return {}
     except ValueError as error:
-        raise LoadError(f"{file}: corrupt: {one_line(error)}") from None
-    return metrics if isinstance(metrics, dict) else {}
+        raise LoadError(f"corrupt: {one_line(error)}") from None
 
 
 def _load_tokenizer(file: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -196,13 +192,11 @@ def _load_tokenizer(file: Path, config: Mapping[str, Any]) -> Tokenizer:
 def _load_config(file: Path, trust: bool) -> dict[str, Any]:
     """The groups "model" and "data", as far as a model needs them, and "metrics" of an export."""
     try:
-        text = file.read_text("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise LoadError(f"{file}: contains aliases, which no run writes")
-        raw = yaml.safe_load(text)
+        is_json = file.suffix == ".json"
+        raw = reader.read_json(file) if is_json else yaml.safe_load(reader.read_yaml(file))
     except OSError:
         raise LoadError(f"{file.parent}: neither a run directory nor an exported folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise LoadError(f"{file}: corrupt: {one_line(error)}") from None
     try:
         return validated(raw, trust)
@@ -234,7 +228,7 @@ def validated(raw: Any, trust: bool) -> dict[str, Any]:
         raise ValueError(f"model.{kind}._target_={target} is third-party code{hint}")
     if "layer" in model and "cell" in model:
         raise ValueError("model has a layer and a cell")
-    for path in _targets(raw):
+    for path, _ in targets(raw):
         if path != f"model.{kind}._target_":
             raise ValueError(f"{path}: no class is expected there")
     for name in ("vocab_size", "max_length"):
@@ -246,7 +240,10 @@ def validated(raw: Any, trust: bool) -> dict[str, Any]:
         raise ValueError(f"model.{kind} has {', '.join(sorted(map(str, unknown)))}")
     _check_values(model, kind, data)
     kept = {"model": model, "data": without_interpolations(data)}
-    return {**kept, "metrics": raw["metrics"]} if isinstance(raw.get("metrics"), dict) else kept
+    if "metrics" not in raw:
+        return kept
+    check_metrics(raw["metrics"])
+    return {**kept, "metrics": raw["metrics"]}
 
 
 def without_interpolations(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,19 +252,6 @@ def without_interpolations(data: Mapping[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, str) and "${" in value else value
         for key, value in data.items()
     }
-
-
-def _targets(node: Any, path: str = "") -> Iterator[str]:
-    """The places of classes to instantiate."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key == "_target_":
-                yield here
-            yield from _targets(value, here)
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from _targets(value, f"{path}[{number}]")
 
 
 def _check_values(model: Mapping[str, Any], kind: str, data: Mapping[str, Any]) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
 
 from . import preflight
 from .config.overrides import CommandLine, check_command_line
 from .config.paths import absolute_path
 from .config.text import quote
+from .config.trust import foreign_targets
 from .runs import resume
 
 
@@ -135,6 +137,19 @@ def _find_run(line: CommandLine, given: Sequence[str]) -> Path | None:
     return next(iter(resume.find_resumable(directory.parent, line.jobs[0])), None)
 
 
+def _check_consent(
+    path: Path, cfg: DictConfig, given: Sequence[str], config_dir: str | None
+) -> None:
+    """Raises CommandLineError if the run in `path` has third-party code that is not named here."""
+    found = foreign_targets(OmegaConf.to_container(cfg, resolve=True))
+    unnamed = [name for name in found if not any(name in text for text in given)]
+    if unnamed and config_dir is None:
+        raise CommandLineError(
+            f"resume={path}: it runs third-party code; add model.cell._target_={unnamed[0]} to "
+            "consent"
+        )
+
+
 def _plan_resume(
     path: Path, flags: Sequence[str], given: Sequence[str], config_dir: str | None
 ) -> Plan:
@@ -145,6 +160,7 @@ def _plan_resume(
         line = check_command_line(overrides, False, config_dir)
         if line.errors:
             raise CommandLineError(*line.errors, *resume.hint_config_dir(path, config_dir))
+        _check_consent(path, line.jobs[0], given, config_dir)
         resume.check_resumable(path, line.jobs[0])
     except resume.ResumeError as error:
         raise CommandLineError(*error.args) from None

@@ -104,7 +104,9 @@ SCHEMA = (
     ),
     Key("data.train_size", integer(2, 1_000_000), 20_000, "synthetic reviews to train on"),
     Key("data.test_size", integer(2, 1_000_000), 5_000, "synthetic reviews to test on"),
-    Key("data.distance", integer(0), 10, "synthetic: tokens after the last decisive word"),
+    Key(
+        "data.distance", integer(0, 1_000_000), 10, "synthetic: tokens after the last decisive word"
+    ),
     Key(
         "data.val_size",
         integer(2, 1_000_000),
@@ -123,22 +125,32 @@ SCHEMA = (
         False,
         "use the unlabelled reviews: for the vocabulary, a pretraining, or with a teacher",
     ),
-    Key("data.seed", integer(0), 0, "of the split and the synthetic corpus; independent of seed"),
+    Key(
+        "data.seed",
+        integer(0, 2**32 - 1),
+        0,
+        "of the split and the synthetic corpus; independent of seed",
+    ),
     Key(
         "data.vocab_size",
-        integer(3),
+        integer(3, 10_000_000),
         20_000,
         "words, with the start and the out-of-vocabulary token, without padding",
     ),
-    Key("data.max_length", integer(2), 200, "tokens of a review, with the start token"),
+    Key("data.max_length", integer(2, 1_000_000), 200, "tokens of a review, with the start token"),
     Key(
         "data.truncation",
         one_of("head", "tail", "head_tail"),
         "head",
         "the part of a longer review that is kept",
     ),
-    Key("data.batch_size", integer(1), 64, "reviews in a batch"),
-    Key("data.num_workers", integer(0), 0, "worker processes of the data loader; 0 is fastest"),
+    Key("data.batch_size", integer(1, 1_000_000), 64, "reviews in a batch"),
+    Key(
+        "data.num_workers",
+        integer(0, 1_000),
+        0,
+        "worker processes of the data loader; 0 is fastest",
+    ),
     Key(
         "data.cache_dir",
         or_null(STR),
@@ -147,11 +159,16 @@ SCHEMA = (
     ),
     # model
     Key("model.name", STR, "lstm", "the name of the model in tables, figures and directories"),
-    Key("model.vocab_size", integer(3), 20_000, "data.vocab_size"),
-    Key("model.max_length", integer(2), 200, "data.max_length"),
-    Key("model.embedding_size", integer(1), 64, "size of a word's embedding"),
-    Key("model.hidden_size", integer(1), 64, "units of a recurrent layer, in each direction"),
-    Key("model.num_layers", integer(1), 1, "recurrent layers"),
+    Key("model.vocab_size", integer(3, 10_000_000), 20_000, "data.vocab_size"),
+    Key("model.max_length", integer(2, 1_000_000), 200, "data.max_length"),
+    Key("model.embedding_size", integer(1, 100_000), 64, "size of a word's embedding"),
+    Key(
+        "model.hidden_size",
+        integer(1, 100_000),
+        64,
+        "units of a recurrent layer, in each direction",
+    ),
+    Key("model.num_layers", integer(1, 100), 1, "recurrent layers"),
     Key("model.bidirectional", BOOL, False, "read each review from its end as well"),
     Key(
         "model.dropout",
@@ -240,7 +257,7 @@ SCHEMA = (
         "adversarial step size, relative to the norm of the embedded review, such as 0.004",
     ),
     # trainer
-    Key("trainer.max_epochs", integer(1), 10, "epochs"),
+    Key("trainer.max_epochs", integer(1, 1_000_000), 10, "epochs"),
     Key(
         "trainer.accelerator",
         one_of("auto", "cpu", "gpu", "cuda", "mps"),

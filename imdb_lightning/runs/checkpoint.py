@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
 from ..config.text import shorten
-from . import storage
+from . import reader, storage, unpickler
 from .run import Run
 
 
@@ -25,6 +24,7 @@ KEYS = (
     *("state_dict", "optimizer_states", "progress", "random_state", "epoch_outputs"),
     *("run_log", "device", "threads"),
 )
+MAX_SIZE = 2**34  # bytes
 NOT_BITWISE = "results may differ in the last bits"
 
 log = logging.getLogger(__name__)
@@ -82,20 +82,25 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         raise CorruptCheckpointError(f"{file}: not a run's checkpoint: it has no state_dict")
     if not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
         raise CorruptCheckpointError(f"{file}: its state_dict contains more than tensors")
+    dtypes = {tensor.dtype for tensor in state_dict.values() if tensor.is_floating_point()}
+    if len(dtypes) != 1:
+        raise CorruptCheckpointError(f"{file}: its weights have {len(dtypes)} types instead of one")
+    if not all(tensor.isfinite().all() for tensor in state_dict.values()):
+        raise CorruptCheckpointError(f"{file}: its weights contain NaN or infinity")
     return state_dict
 
 
 def _load(file: Path) -> dict[str, Any]:
     """Without running anything in it."""
     try:
-        archive = file.read_bytes()
+        archive = reader.read_bytes(file, MAX_SIZE)
         if storage.has_checksum(archive) and not storage.verify_checksum(archive):
             raise CorruptCheckpointError(f"{file}: corrupt: its checksum does not match")
-        checkpoint = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+        checkpoint = unpickler.loads(archive)
     except OSError as error:
         raise CorruptCheckpointError(f"{file}: {error.strerror}") from None
-    except (RuntimeError, ValueError, TypeError, pickle.UnpicklingError, EOFError) as error:
-        reason = shorten(error)
+    except unpickler.ERRORS as error:
+        reason = shorten(error) or type(error).__name__
         raise CorruptCheckpointError(
             f"{file}: corrupt, or it contains more than tensors, which is never loaded ({reason})"
         ) from None

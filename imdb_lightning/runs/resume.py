@@ -22,6 +22,7 @@ from ..config.identity import (
 )
 from ..config.paths import conf_dir
 from ..config.text import one_line, quote
+from . import reader
 from .run import Run, is_locked
 
 
@@ -51,7 +52,7 @@ def resume_overrides(path: Path, given: Sequence[str]) -> list[str]:
         raise ResumeError(f"resume={path}: {what}")
     run = Run(path)
     try:
-        original = yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text("utf-8"))
+        original = yaml.safe_load(reader.read_yaml(path / ".hydra" / "overrides.yaml"))
         epochs = run.config.trainer.max_epochs
         if not all(isinstance(text, str) for text in original):
             raise ValueError("overrides.yaml is corrupt")
@@ -64,8 +65,12 @@ def resume_overrides(path: Path, given: Sequence[str]) -> list[str]:
         reason = one_line(error)
         raise ResumeError(f"resume={path}: its .hydra is not that of a run: {reason}") from None
     here = [f"resume={quote(str(path))}", "hydra.mode=RUN"]  # one run, even of a grid
-    replaced = {override_key(text) for text in [*given, *here, RESUMABLE_KEY]}
+    # Where encoded reviews are cached is this command's choice: the run's directory writes nowhere.
+    replaced = {override_key(text) for text in [*given, *here, RESUMABLE_KEY, "data.cache_dir"]}
     kept = [text for text in original if override_key(text) not in replaced]
+    looked_up = next((text for text in kept if "${" in text), None)
+    if looked_up is not None:
+        raise ResumeError(f"resume={path}: its override {looked_up} is evaluated: give it again")
     return [*kept, f"{RESUMABLE_KEY}={epochs}", *given, *here]
 
 
@@ -103,7 +108,11 @@ def quote_path_override(text: str) -> str:
 def hint_config_dir(path: Path, config_dir: str | None) -> list[str]:
     """A line if the run was started with a folder of configurations and now there is none."""
     file = path / ".hydra" / "hydra.yaml"
-    if config_dir or not file.exists() or "provider: command-line" not in file.read_text("utf-8"):
+    if (
+        config_dir
+        or not file.exists()
+        or "provider: command-line" not in reader.read_text(file, reader.MIB)
+    ):
         return []
     return ["the run was started with --config-dir: give it again"]
 
@@ -185,14 +194,14 @@ def check_data(
     `resumed` is the checkpoint, if there is one yet; `metadata` of the reviews as they are now.
     """
     try:
-        if run.tokenizer.read_text("utf-8") != tokenizer:
+        if reader.read_text(run.tokenizer, 64 * reader.MIB) != tokenizer:
             raise ResumeError(
                 f"{run.tokenizer} does not match these reviews: the data has changed or the file "
                 "is corrupt; delete it to rebuild it"
             )
     except FileNotFoundError:
         pass  # the run was killed before it was written
-    except UnicodeDecodeError:
+    except ValueError:
         raise ResumeError(f"{run.tokenizer} is corrupt; delete it to rebuild it") from None
     if resumed is None:
         return

@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from . import storage
+from ..config.rules import Rule, integer, number, or_null
+from ..config.text import one_line
+from . import reader, storage
 
 
 if TYPE_CHECKING:
@@ -113,11 +116,12 @@ class Run:
         """The composed configuration. Raises OSError, or ValueError if it is corrupt."""
         file = self.path / ".hydra" / "config.yaml"
         try:
-            config = OmegaConf.load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
-        if not isinstance(config, DictConfig):
-            raise ValueError(f"{file} contains no configuration")
+            config = OmegaConf.create(reader.read_yaml(file))
+            if not isinstance(config, DictConfig):
+                raise ValueError("contains no configuration")
+            reader.check_interpolations(OmegaConf.to_container(config, resolve=False))
+        except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ValueError(f"{file}: {one_line(error)}") from None
         return config
 
     def write_config(self, config: DictConfig) -> None:
@@ -137,9 +141,11 @@ class Run:
 
         Raises OSError, or ValueError if it is corrupt.
         """
-        metrics = json.loads(self._metrics.read_text("utf-8"))
-        if not isinstance(metrics, dict):
-            raise ValueError("metrics.json contains no object")
+        try:
+            metrics = reader.read_json(self._metrics)
+            check_metrics(metrics)
+        except ValueError as error:
+            raise ValueError(f"{self._metrics}: {one_line(error)}") from None
         return metrics
 
     @property
@@ -208,6 +214,41 @@ class Run:
         buffer = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables), buffer)
         storage.atomic_write(self.predictions, buffer.getvalue().to_pybytes())
+
+
+# The metrics of a stranger's run
+
+
+TEXT = Rule(
+    lambda v: isinstance(v, str) and len(v) <= 10_000, "a string of at most 10,000 characters"
+)
+FRACTION = number(0, 1 + 1e-9)
+FINITE = number(-1e30, 1e30)
+OBJECT = Rule(lambda v: isinstance(v, dict), "an object")
+METRICS: dict[str, Rule] = {
+    **dict.fromkeys(("status", "dataset", "model", "device", "processor"), TEXT),
+    **dict.fromkeys(("test_checkpoint", "pretrain", "error", "git"), or_null(TEXT)),
+    **dict.fromkeys(("val/acc", "val/acc_best", "test/acc", "train/acc"), FRACTION),
+    **dict.fromkeys(("val/loss", "test/loss", "train/loss"), FINITE),
+    **dict.fromkeys(("seconds", "cpu_seconds", "tokens_per_second"), number(0, 1e15)),
+    **dict.fromkeys(("parameters", "peak_memory", "best_epoch", "epoch"), integer(0, 10**15)),
+    "seed": integer(0, 2**32 - 1),
+    "temperature": number(1e-3, 1e7),
+    **dict.fromkeys(("data", "versions"), OBJECT),
+}
+
+
+def check_metrics(metrics: Any) -> None:
+    """Raises ValueError for the first value of metrics.json that no run writes."""
+    if not isinstance(metrics, dict):
+        raise ValueError("contains no object")
+    epochs = metrics.get("epochs", [])
+    if not isinstance(epochs, list) or not all(isinstance(epoch, dict) for epoch in epochs):
+        raise ValueError("epochs: must be a list of objects")
+    for values in (metrics, *epochs):
+        for name in values.keys() & METRICS.keys():
+            if not METRICS[name].accepts(values[name]):
+                raise ValueError(f"{name}: must be {METRICS[name].description}")
 
 
 # Locks

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..config.identity import config_hash
 from ..config.text import shorten
-from . import storage
+from . import reader, storage
 from .run import Run, RunExistsError, RunLockedError, is_locked, lock_directory
 
 
@@ -152,7 +152,7 @@ def plan(jobs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]]:
 def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
     """The plan of a sweep's directory; empty if it is none."""
     try:
-        runs = json.loads((folder / "sweep.json").read_text("utf-8"))["runs"]
+        runs = reader.read_json(folder / "sweep.json", 16 * reader.MIB)["runs"]
         return {
             name: {"configuration": str(job["configuration"]), "seed": int(job["seed"])}
             for name, job in runs.items()

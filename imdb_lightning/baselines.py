@@ -229,6 +229,7 @@ def write(
     from .data.sources import UNLABELLED
     from .metrics.calibration import nll
     from .model.classifier import EvalOutput
+    from .runs import predictions
     from .runs.run import Run
     from .runtime.provenance import device_name, git_commit, peak_memory, processor_name
 
@@ -262,7 +263,7 @@ def write(
     }
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
-    run.write_predictions(outputs)
+    predictions.write(run.predictions, outputs)
     run.write_metrics(metrics)
     log.info(
         "%s: %s=%g, test accuracy %.4f, %.0f s (%s)",

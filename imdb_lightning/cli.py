@@ -13,15 +13,19 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import NoReturn
 
+from .config.text import printable
+
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 PACKAGE = "imdb_lightning"
+LONGEST = 2_000  # characters of a line
 
 
 def report(*lines: str, command: str = "") -> None:
     """Lines on standard error, each with the command's name before it."""
     for line in lines:
-        print(f"{PACKAGE}{'.' if command else ''}{command}: {line}", file=sys.stderr)
+        text = printable(f"{PACKAGE}{'.' if command else ''}{command}: {line}")
+        print(text if len(text) <= LONGEST else f"{text[:LONGEST]} ...", file=sys.stderr)
 
 
 def fail(*lines: str, code: int = USAGE, command: str = "") -> NoReturn:
@@ -52,11 +56,17 @@ class Parser(argparse.ArgumentParser):
         self.fail(f"{message}; --help lists the arguments")
 
     def add_model(self) -> None:
-        """RUN, and consent to a third-party cell."""
+        """RUN, and consent to run the code of a cell from elsewhere."""
         self.add_argument(
-            "run", metavar="RUN", help="a run, one of its checkpoints, or an exported folder"
+            "run",
+            metavar="RUN",
+            help="a run, one of its checkpoints, or a folder of export --format safetensors",
         )
-        self.add_argument("--trust", action="store_true", help="run the code of a third-party cell")
+        self.add_argument(
+            "--trust",
+            action="store_true",
+            help="run the code of a cell that is not part of imdb_lightning",
+        )
 
     def add_batch_size(self) -> None:
         self.add_argument(

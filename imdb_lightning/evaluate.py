@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import cli
+from .config.text import printable
 from .data.files import InputError, read_labelled
 from .data.labels import LABELS
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json:
         print(json.dumps({"model": str(model.path), "reviews": name, **result}))
     else:
-        print(*report(name, result), sep="\n")
+        print(*map(printable, report(name, result)), sep="\n")
 
 
 def evaluate(
@@ -124,8 +125,8 @@ def report(name: str, result: dict[str, Any]) -> list[str]:
         f"accuracy     {result['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})",
         f"F1           {result['f1']:.4f}",
         f"AUC          {auc}",
-        f"loss         {result['loss']:.4f}  ({result['loss_with_temperature']:.4f} with "
-        f"temperature {result['temperature']:.3g})",
+        f"loss         {result['loss']:.4f}  (cross entropy; with temperature "
+        f"{result['temperature']:.3g} {result['loss_with_temperature']:.4f})",
         f"ECE          {result['ece']:.4f}  ({result['ece_with_temperature']:.4f} with it)",
         "",
         "confusion    predicted negative  predicted positive",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 
-from .config.schema import check_value
+from .config.schema import KEYS, check_value
 from .config.text import one_line
 from .config.trust import CELL_OPTIONS, TRUSTED_TARGETS, targets
 from .data.batches import EncodedReviews, chunks
@@ -25,7 +25,7 @@ from .data.labels import LABELS
 from .data.text import Tokenizer
 from .model.network import Network, logit_difference
 from .runs import reader
-from .runs.checkpoint import CorruptCheckpointError, read_state_dict
+from .runs.checkpoint import CorruptCheckpointError, check_weights, read_state_dict
 from .runs.run import Run, check_metrics
 
 
@@ -62,7 +62,7 @@ class Predictor:
         self.path = path
         self.tokenizer_file = tokenizer_file
         self.network = network.eval()
-        self.tokenizer = _load_tokenizer(tokenizer_file, config)
+        self.tokenizer = _load_tokenizer(tokenizer_file, config, len(network.embedding.weight))
         self.config = config
         self.metrics = metrics
         self.temperature = float(metrics.get("temperature") or 1.0)
@@ -148,8 +148,10 @@ def _load_exported(folder: Path, trust: bool) -> Predictor:
     from safetensors.torch import load_file
 
     try:
+        reader.check_regular(file)
         weights = load_file(file)
-    except (SafetensorError, OSError) as error:
+        check_weights(weights)
+    except (SafetensorError, OSError, ValueError) as error:
         raise LoadError(f"{file}: {one_line(error)}") from None
     network = build(config, weights, file)
     return Predictor(folder, network, folder / "tokenizer.json", config, metrics)
@@ -173,17 +175,23 @@ def _load_metrics(run: Path) -> dict[str, Any]:
     except OSError:
         return {}
     except ValueError as error:
-        raise LoadError(f"corrupt: {one_line(error)}") from None
+        raise LoadError(f"{run / 'metrics.json'}: corrupt: {one_line(error)}") from None
 
 
-def _load_tokenizer(file: Path, config: Mapping[str, Any]) -> Tokenizer:
+def _load_tokenizer(file: Path, config: Mapping[str, Any], rows: int) -> Tokenizer:
     data = config["data"]
     try:
-        return Tokenizer.load(file, data["max_length"], data["truncation"])
+        # A word has a dozen bytes; no vocabulary is larger than the configuration says.
+        content = reader.read_text(file, reader.MIB + 64 * data["vocab_size"])
+        tokenizer = Tokenizer.from_json(content, data["max_length"], data["truncation"])
     except OSError:
         raise LoadError(f"{file}: no such file; did the run start training?") from None
     except ValueError as error:
         raise LoadError(f"{file}: {one_line(error)}") from None
+    words = tokenizer.tokenizer.get_vocab_size()
+    if words > rows:
+        raise LoadError(f"{file}: {words} words, but the embedding has {rows}")
+    return tokenizer
 
 
 # The configuration is data
@@ -224,8 +232,8 @@ def validated(raw: Any, trust: bool) -> dict[str, Any]:
     target = part["_target_"]
     is_foreign = target not in TRUSTED_TARGETS[kind]
     if is_foreign and not (trust and kind == "cell"):
-        hint = "; --trust runs it" if kind == "cell" else ""
-        raise ValueError(f"model.{kind}._target_={target} is third-party code{hint}")
+        hint = "; add --trust to run its code" if kind == "cell" else ""
+        raise ValueError(f"model.{kind}._target_={target} is not part of imdb_lightning{hint}")
     if "layer" in model and "cell" in model:
         raise ValueError("model has a layer and a cell")
     for path, _ in targets(raw):
@@ -239,6 +247,12 @@ def validated(raw: Any, trust: bool) -> dict[str, Any]:
     if unknown and not is_foreign:
         raise ValueError(f"model.{kind} has {', '.join(sorted(map(str, unknown)))}")
     _check_values(model, kind, data)
+    for key in data:
+        if f"data.{key}" not in KEYS:
+            raise ValueError(f"data.{key}: no such key")
+        wrong = check_value(f"data.{key}", data[key]) if "${" not in str(data[key]) else ""
+        if wrong:
+            raise ValueError(wrong)
     kept = {"model": model, "data": without_interpolations(data)}
     if "metrics" not in raw:
         return kept

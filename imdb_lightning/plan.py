@@ -145,8 +145,8 @@ def _check_consent(
     unnamed = [name for name in found if not any(name in text for text in given)]
     if unnamed and config_dir is None:
         raise CommandLineError(
-            f"resume={path}: it runs third-party code; add model.cell._target_={unnamed[0]} to "
-            "consent"
+            f"resume={path}: {unnamed[0]} is not part of imdb_lightning; add "
+            f"model.cell._target_={unnamed[0]} to run its code"
         )
 
 

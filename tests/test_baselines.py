@@ -15,7 +15,7 @@ import pytest
 from imdb_lightning import baselines
 from imdb_lightning.baselines import BASELINES, Dataset
 from imdb_lightning.data import synthetic
-from imdb_lightning.report.runs import read_predictions
+from imdb_lightning.runs import predictions
 from imdb_lightning.runs.run import Run
 from tests.conftest import command, some_reviews, write_parquet
 
@@ -58,7 +58,7 @@ def test_the_files_of_a_baseline_are_read_back(
         baselines.run_baseline("nb_logistic", str(data), tmp_path / "out", refit)
     for name in ("nb_logistic", "nb_logistic_refit"):
         run = Run(tmp_path / "out" / name)
-        splits = read_predictions(run.predictions)
+        splits = predictions.read(run.predictions, "val", "test")
         metrics = run.metrics
         assert {split: len(rows.index) for split, rows in splits.items()} == {"val": 40, "test": 60}
         for split, rows in splits.items():

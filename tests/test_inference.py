@@ -249,6 +249,8 @@ def test_a_third_party_cell_is_loaded_with_trust(
     monkeypatch.syspath_prepend(tmp_path)
     cell = "model=custom_rnn model.implementation=loop model.cell._target_=own_cells.Mine"
     path = run_of(tmp_path / "run", *cell.split())
-    with pytest.raises(LoadError, match="own_cells.Mine is third-party code; --trust runs it"):
+    with pytest.raises(
+        LoadError, match="own_cells.Mine is not part of imdb_lightning; add --trust to run its code"
+    ):
         load(path)
     assert load(path, trust=True).predict(["superb"])

@@ -123,8 +123,6 @@ class RunCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.run.best)
         trainer.save_checkpoint(self.run.last)
         self.saved = time.monotonic()
-        if signals.requested:
-            log.info("interrupted; resume=%s continues from here", self.run.path)
         signals.exit_if_requested()
 
     def on_train_end(self, trainer: lightning.Trainer, model: Any) -> None:

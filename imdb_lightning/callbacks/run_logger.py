@@ -141,6 +141,8 @@ class RunLogger(Callback):
             "status": "interrupted" if interrupted else "failed",
             "error": f"{type(error).__name__}: {error}",
         }
+        if interrupted:
+            log.info("interrupted; resume=%s continues from here", self.run.path)
         try:  # fails too on a full disk, and the file from before is kept
             self.run.write_metrics(self.metrics)
         except OSError as unwritable:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from ..loggers import figures
 from ..loggers.tensorboard import TensorBoard
 from ..metrics.calibration import fit_temperature
-from ..runs import storage
+from ..runs import predictions, storage
 from ..runs.run import Run
 from .run_logger import RunLogger
 
@@ -42,7 +42,7 @@ class TestReport(Callback):
             "test/acc": test.accuracy,
             "test/loss": test.loss,
         }
-        self.run.write_predictions({"val": val, "test": test})
+        predictions.write(self.run.predictions, {"val": val, "test": test})
         curves = figures.learning_curves(metrics)
         storage.atomic_write(self.run.curves, figures.png(curves))
         self.tensorboard.add_test(test, curves)

@@ -23,9 +23,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def printable(text: str) -> str:
+    """The text with \\x1b and its like for characters that control a terminal or hide text."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def markdown(text: str) -> str:
+    """The printable text without HTML and links, which Markdown would render."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", printable(text)).replace("](", "]\\(")
+
+
 def shorten(text: object) -> str:
-    """At most 300 characters in one line."""
-    return " ".join(str(text).split())[:300]
+    """At most 300 printable characters in one line."""
+    return printable(" ".join(str(text)[:10_000].split())[:300])
 
 
 def one_line(error: Exception) -> str:

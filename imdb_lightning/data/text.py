@@ -6,9 +6,9 @@ Id 0 is padding, 1 the start token that opens every review, 2 any word outside t
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -59,9 +59,9 @@ class Tokenizer:
         return cls(tokenizer, max_length, truncation)
 
     @classmethod
-    def load(cls, path: Path, max_length: int, truncation: str) -> Tokenizer:
-        """The tokenizer in `path`, as `json` returns it. Raises FileNotFoundError or ValueError."""
-        return cls(loads(path.read_text("utf-8")), max_length, truncation)
+    def from_json(cls, content: str, max_length: int, truncation: str) -> Tokenizer:
+        """The tokenizer that `json` returned. Raises ValueError."""
+        return cls(loads(content), max_length, truncation)
 
     def json(self) -> str:
         """The content of tokenizer.json: all but head_tail truncation, in `tokenizers`' format."""
@@ -105,33 +105,22 @@ class Tokenizer:
 class Latin1FastPath(dict[bytes, int]):
     """The ids of words in Latin-1: the same as the library's, several times as fast.
 
-    The library's rules map one character to one, so a table of 256 bytes contains them. For a
-    tokenizer that `train` did not make the table is empty, since its rules are unknown.
+    The library's rules map one character to one, so a table of 256 bytes contains them.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-        ours = _word_level(WordLevel({}, unk_token=SPECIAL[UNKNOWN]))
-        parts = ("normalizer", "pre_tokenizer", "post_processor")
-        self.known = (
-            all(str(getattr(tokenizer, part)) == str(getattr(ours, part)) for part in parts)
-            and isinstance(tokenizer.model, WordLevel)
-            and tokenizer.model.unk_token == SPECIAL[UNKNOWN]
-            and not tokenizer.get_added_tokens_decoder()
-            and [vocabulary.get(word) for word in SPECIAL] == [PADDING, START, UNKNOWN]
-        )
-        if self.known:
-            super().__init__({known: n for word, n in vocabulary.items() if (known := latin(word))})
-            letters = [ours.normalizer.normalize_str(chr(code)) for code in range(256)]
-            blank = {c for c in letters if not ours.pre_tokenizer.pre_tokenize_str(c)}
-            self.table = "".join(" " if c in blank else c for c in letters).encode("latin-1")
+        super().__init__({known: n for word, n in vocabulary.items() if (known := latin(word))})
+        letters = [tokenizer.normalizer.normalize_str(chr(code)) for code in range(256)]
+        blank = {c for c in letters if not tokenizer.pre_tokenizer.pre_tokenize_str(c)}
+        self.table = "".join(" " if c in blank else c for c in letters).encode("latin-1")
 
     def __missing__(self, word: bytes) -> int:
         return UNKNOWN
 
     def bytes(self, text: str) -> bytes | None:
         """Lower case, a space for each punctuation mark; None if the text is not Latin-1."""
-        known = latin(text) if self.known else None
+        known = latin(text)
         return None if known is None else known.translate(self.table)
 
 
@@ -148,12 +137,27 @@ def last(review: np.ndarray, count: int) -> np.ndarray:
     return review[len(review) - count :]
 
 
-def loads(json: str) -> tokenizers.Tokenizer:
-    """A `tokenizers` tokenizer from its JSON. Raises ValueError."""
+def loads(content: str) -> tokenizers.Tokenizer:
+    """A tokenizer from its JSON: the vocabulary of a stranger with the rules of this module.
+
+    Rules of another kind could take any time and memory. Raises ValueError.
+    """
     try:
-        return tokenizers.Tokenizer.from_str(json)
-    except Exception as error:  # the library raises bare Exception
+        found = json.loads(content)
+        vocabulary = found["model"].pop("vocab")
+        ids = sorted(vocabulary.values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a tokenizer: {error}") from None
+    if ids != list(range(len(ids))) or [vocabulary.get(word) for word in SPECIAL] != [
+        *(PADDING, START, UNKNOWN)
+    ]:
+        raise ValueError("not a tokenizer of a run: its ids are not 0, 1, 2, ...")
+    tokenizer = _word_level(WordLevel(vocabulary, unk_token=SPECIAL[UNKNOWN]))
+    ours = json.loads(tokenizer.to_str())
+    del ours["model"]["vocab"]
+    if {**found, "truncation": None} != {**ours, "truncation": None}:
+        raise ValueError("not a tokenizer of a run: it has other rules")
+    return tokenizer
 
 
 def _word_level(model: WordLevel) -> tokenizers.Tokenizer:

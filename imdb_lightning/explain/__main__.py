@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import cli
+from ..config.text import printable
 
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             storage.atomic_write(target, image(model, explanation, target.suffix[1:]))
     except OSError as error:
         p.fail(f"{error.filename}: {error.strerror}")
-    print(*(targets or lines(model, explanation)), sep="\n")
+    print(*(targets or map(printable, lines(model, explanation))), sep="\n")
 
 
 def parser() -> cli.Parser:

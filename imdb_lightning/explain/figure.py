@@ -32,7 +32,7 @@ def figure(model: Predictor, explanation: Explanation) -> Figure:
         ax.set_axis_off()
     prediction = model.prediction(explanation.logit)
     drawn.suptitle(
-        f"{model.config['model']['name']}: {prediction.label}, {prediction.probability:.1%}"
+        f"{model.config['model']['name']}: {prediction.label}, {100 * prediction.probability:.1f} %"
     )
     return drawn
 

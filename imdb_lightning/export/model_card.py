@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..config.text import markdown
 from ..inference import Predictor
 
 
@@ -59,7 +60,7 @@ def text(model: Predictor) -> str:
     ]
     if metrics.get("dataset") == "synthetic":
         lines.append("- **Trained on synthetic reviews: it knows nothing about real ones.**")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(markdown, lines)) + "\n"
 
 
 def row(metrics: dict[str, Any], split: str, reviews: dict[str, int]) -> str:

@@ -19,8 +19,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exits as `python -m imdb_lightning` does."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = ("pretrain=", "experiment=", "resume=")
-    wants_help = {"--help", "-h", "--hydra-help"} & set(arguments)
-    if not wants_help and not any(text.startswith(chosen) for text in arguments):
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+    elif "--hydra-help" not in arguments and not any(text.startswith(chosen) for text in arguments):
         arguments.append("pretrain=vectors")
     run(arguments, pretraining=True)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
-from ..runs import storage
+from ..runs import predictions, storage
 from ..runs.run import Run
 from ..transfer.teacher import Teachers
 from .rows import RecipeRuns
@@ -41,8 +41,9 @@ def archive_run(run: Run, kept: Run) -> None:
     """Copy a run without its weights and the paths of its machine."""
     metrics = run.metrics
     metrics["data"].pop("source", None)
-    seen = [("split", "in", ("val", "test"))]  # not a baseline's predictions of unlabelled reviews
-    table = pyarrow.parquet.read_table(run.predictions, filters=seen)
+    table = predictions.read_table(run.predictions)
+    # Not a baseline's predictions of unlabelled reviews.
+    table = table.filter(pyarrow.compute.is_in(table["split"], pyarrow.array(["val", "test"])))
     logits = table["logit"].to_numpy().astype(np.float16).astype(np.float32)
     place = table.schema.get_field_index("logit")
     table = table.set_column(place, "logit", pyarrow.array(logits))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
 import yaml
 from omegaconf import DictConfig
 
@@ -28,7 +27,9 @@ from ..config.paths import conf_dir
 from ..data.sources import UNLABELLED
 from ..metrics import significance
 from ..metrics.calibration import ensemble_weights, fit_temperature
-from ..report.runs import Predictions, read_predictions, run_directories
+from ..report.runs import run_directories
+from ..runs import predictions
+from ..runs.predictions import Predictions
 from ..runs.resume import READ_ERRORS
 from ..runs.run import Run
 from ..transfer.teacher import Teachers
@@ -201,7 +202,7 @@ def collect(folders: Iterable[Path]) -> RecipeRuns:
                 if reviews is None or reviews != found.fingerprint:
                     found.problems.append(f"{path}: its reviews differ from those of the first run")
                     continue
-                splits = read_predictions(run.predictions)
+                splits = predictions.read(run.predictions, "val", "test")
                 known = next(iter([*found.baselines.values(), *filled(rows)]), None)
                 if known is not None and any(
                     not np.array_equal(splits[name].index, getattr(known, name)[0].index)
@@ -225,7 +226,7 @@ def collect(folders: Iterable[Path]) -> RecipeRuns:
                         found.problems.append(f"{path}: a second run of the same baseline")
                         continue
                     found.baselines[row.name] = row
-            except (*READ_ERRORS, KeyError, pyarrow.ArrowException) as error:
+            except (*READ_ERRORS, KeyError) as error:
                 found.problems.append(f"{path}: unreadable: {error}")
                 continue
             row.metrics.append(metrics)

@@ -8,29 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config.identity import MACHINE_KEYS, canonical_config, config_hash
 from ..config.schema import EXECUTION_KEYS, REQUIRED
 from ..config.text import one_line
-from ..runs import sweep
+from ..runs import predictions, sweep
+from ..runs.predictions import Predictions
 from ..runs.run import Run
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions for one split, in the order of `index`."""
-
-    index: np.ndarray
-    label: np.ndarray  # bool
-    logit: np.ndarray  # positive - negative
-
-    @property
-    def correct(self) -> np.ndarray:
-        return (self.logit > 0) == self.label
 
 
 @dataclass
@@ -152,8 +137,8 @@ def _add(
         collection.problems.append(f"{path}: metrics.json {wrong}")
         return
     try:
-        splits = read_predictions(run.predictions)
-    except (OSError, pyarrow.ArrowException, KeyError, ValueError, TypeError) as error:
+        splits = predictions.read(run.predictions, "val", "test")
+    except (OSError, ValueError) as error:
         what = f"predictions.parquet is missing or corrupt: {one_line(error)}"
         collection.problems.append(f"{path}: {what}")
         return
@@ -199,23 +184,6 @@ def wrong_metrics(metrics: dict[str, Any]) -> str | None:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def read_predictions(file: Path) -> dict[str, Predictions]:
-    """The splits "val" and "test". Raises OSError, ArrowException, KeyError or TypeError."""
-    table = pyarrow.parquet.read_table(file)
-    split = table["split"].to_numpy()
-    columns = [table[name].to_numpy() for name in ("index", "label", "logit")]
-    splits = {}
-    for name in ("val", "test"):
-        index, label, logit = (column[split == name] for column in columns)
-        if not len(index):
-            raise KeyError(f"no rows of split {name}")
-        if logit.dtype.kind != "f" or index.dtype.kind != "i" or label.dtype.kind != "i":
-            raise TypeError("its columns are not numbers")
-        order = np.argsort(index)
-        splits[name] = Predictions(index[order], label[order].astype(bool), logit[order])
-    return splits
 
 
 def label(configurations: list[Configuration]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import jinja2
 
+from ..config.text import markdown, printable
+
 
 class ForeignFileError(Exception):
     """A file with a page's name that this command did not write."""
@@ -27,10 +29,11 @@ FILTERS: dict[str, Callable[..., str]] = {
 
 
 def render(package: str, name: str, variables: Mapping[str, Any]) -> str:
-    """A template of `imdb_lightning.PACKAGE`; HTML is escaped."""
+    """A template of `imdb_lightning.PACKAGE`. The values of variables are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(f"imdb_lightning.{package}"),
         autoescape=".html" in name,
+        finalize=printable_value if ".html" in name else markdown_value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -38,6 +41,14 @@ def render(package: str, name: str, variables: Mapping[str, Any]) -> str:
     )
     environment.filters.update(FILTERS)
     return environment.get_template(name).render(variables)
+
+
+def printable_value(value: Any) -> Any:
+    return printable(value) if type(value) is str else value
+
+
+def markdown_value(value: Any) -> Any:
+    return markdown(value) if type(value) is str else value
 
 
 def refuse_foreign(file: Path, *marks: str) -> None:

@@ -24,6 +24,7 @@ KEYS = (
     *("state_dict", "optimizer_states", "progress", "random_state", "epoch_outputs"),
     *("run_log", "device", "threads"),
 )
+FLOATS = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 MAX_SIZE = 2**34  # bytes
 NOT_BITWISE = "results may differ in the last bits"
 
@@ -82,12 +83,20 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         raise CorruptCheckpointError(f"{file}: not a run's checkpoint: it has no state_dict")
     if not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
         raise CorruptCheckpointError(f"{file}: its state_dict contains more than tensors")
-    dtypes = {tensor.dtype for tensor in state_dict.values() if tensor.is_floating_point()}
-    if len(dtypes) != 1:
-        raise CorruptCheckpointError(f"{file}: its weights have {len(dtypes)} types instead of one")
-    if not all(tensor.isfinite().all() for tensor in state_dict.values()):
-        raise CorruptCheckpointError(f"{file}: its weights contain NaN or infinity")
+    try:
+        check_weights(state_dict)
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{file}: {error}") from None
     return state_dict
+
+
+def check_weights(state_dict: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless the weights are finite numbers of one type."""
+    dtypes = {tensor.dtype for tensor in state_dict.values()}
+    if len(dtypes) != 1 or not dtypes < FLOATS:
+        raise ValueError("its weights are not of one floating-point type")
+    if not all(tensor.isfinite().all() for tensor in state_dict.values()):
+        raise ValueError("its weights contain NaN or infinity")
 
 
 def _load(file: Path) -> dict[str, Any]:

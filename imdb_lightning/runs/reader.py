@@ -43,6 +43,12 @@ def read_bytes(file: Path, most: int) -> bytes:
     return content
 
 
+def check_regular(file: Path) -> None:
+    """Raises OSError, or ValueError if it is anything but a file, such as a pipe."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("not a regular file")
+
+
 def read_text(file: Path, most: int) -> str:
     return read_bytes(file, most).decode("utf-8")
 

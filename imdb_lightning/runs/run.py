@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -28,9 +28,6 @@ from ..config.rules import Rule, integer, number, or_null
 from ..config.text import one_line
 from . import reader, storage
 
-
-if TYPE_CHECKING:
-    from ..model.classifier import EvalOutput
 
 try:
     import fcntl
@@ -121,7 +118,7 @@ class Run:
                 raise ValueError("contains no configuration")
             reader.check_interpolations(OmegaConf.to_container(config, resolve=False))
         except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ValueError(f"{file}: {one_line(error)}") from None
+            raise ValueError(one_line(error)) from None
         return config
 
     def write_config(self, config: DictConfig) -> None:
@@ -141,11 +138,8 @@ class Run:
 
         Raises OSError, or ValueError if it is corrupt.
         """
-        try:
-            metrics = reader.read_json(self._metrics)
-            check_metrics(metrics)
-        except ValueError as error:
-            raise ValueError(f"{self._metrics}: {one_line(error)}") from None
+        metrics = reader.read_json(self._metrics)
+        check_metrics(metrics)
         return metrics
 
     @property
@@ -193,27 +187,6 @@ class Run:
             metrics = {}
         if metrics.get("status") not in ("failed", "done"):  # else it recorded how it ended
             self.write_metrics({**metrics, "status": "failed", "error": reason, "killed": killed})
-
-    # Predictions
-
-    def write_predictions(self, splits: Mapping[str, EvalOutput]) -> None:
-        """One row for each review: split, index in the official split, label, logit (pos - neg)."""
-        import pyarrow.parquet  # late: the command line reads metrics.json and no table
-
-        tables = [
-            pyarrow.table(
-                {
-                    "split": [name] * len(output.index_N),
-                    "index": output.index_N.numpy(),
-                    "label": output.labels_N.numpy(),
-                    "logit": output.logit_N.numpy(),
-                }
-            ).sort_by("index")
-            for name, output in splits.items()
-        ]
-        buffer = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(pyarrow.concat_tables(tables), buffer)
-        storage.atomic_write(self.predictions, buffer.getvalue().to_pybytes())
 
 
 # The metrics of a stranger's run

@@ -71,7 +71,8 @@ def device_name(device: torch.device) -> str:
     """Such as "cpu (2 threads)" or a GPU's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def peak_memory() -> int | None:

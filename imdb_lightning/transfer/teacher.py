@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import yaml
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +24,7 @@ from ..data import sources
 from ..data.sources import UNLABELLED
 from ..inference import LoadError, load
 from ..metrics.calibration import ensemble_weights
+from ..runs import predictions
 from ..runs.run import Run
 from .upstream import check_match, check_reviews, provenance
 
@@ -50,13 +50,15 @@ class Teachers:
         for path in self.paths:
             run = Run(path)
             try:
-                label_N, logit_N = _predictions(run, "val")
-                val_KN.append(logit_N)
+                val = predictions.read(run.predictions, "val")["val"]
+                label_N = val.label
+                val_KN.append(val.logit.astype(float))
                 if run.metrics.get("baseline"):
-                    logits_KN.append(_predictions(run, UNLABELLED)[1])
+                    unlabelled = predictions.read(run.predictions, UNLABELLED)[UNLABELLED]
+                    logits_KN.append(unlabelled.logit.astype(float))
                 else:
                     logits_KN.append(load(path).logits(texts).astype(float))
-            except (OSError, KeyError, ValueError, pyarrow.ArrowException, LoadError) as error:
+            except (OSError, KeyError, ValueError, LoadError) as error:
                 raise sources.DataError(f"teacher={path}: {one_line(error)}") from None
         w_K = ensemble_weights(np.stack(val_KN), label_N)
         return expit(w_K @ np.stack(logits_KN)).astype(np.float32)
@@ -102,19 +104,11 @@ def _check(cfg: DictConfig, path: Path) -> list[str]:
     if lines:
         return lines
     try:
-        if not len(_predictions(run, "val")[1]):
-            raise ValueError("no rows of val")
+        predictions.read(run.predictions, "val")
         if not is_baseline:
             load(path)
-    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError) as error:
         return [f"{here}: predictions.parquet is corrupt: {one_line(error)}"]
     except LoadError as error:
         return [f"teacher: {error}"]
     return []
-
-
-def _predictions(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and logits of a run's predictions, by row."""
-    table = pyarrow.parquet.read_table(run.predictions, filters=[("split", "==", split)])
-    table = table.sort_by("index")
-    return table["label"].to_numpy() == 1, table["logit"].to_numpy().astype(float)

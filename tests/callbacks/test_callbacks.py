@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import pytest
 import torch
 
 from imdb_lightning.callbacks.adversarial import AdversarialTraining, perturbation
 from imdb_lightning.callbacks.lr_schedule import PCT_START, OneCycle, one_cycle
 from imdb_lightning.data.datamodule import ReviewDataModule
+from imdb_lightning.data.split import reviews_of_split
+from imdb_lightning.inference import load
 from imdb_lightning.model.classifier import Classifier
-from imdb_lightning.runs import checkpoint
+from imdb_lightning.runs import checkpoint, predictions
 from imdb_lightning.runtime import process
 from imdb_lightning.train import train
-from tests.conftest import TINY, composed
+from tests.conftest import TINY, composed, run_of
 
 
 def test_the_learning_rate_is_torchs_one_cycle() -> None:
@@ -117,19 +120,13 @@ def test_the_average_is_validated_saved_and_tested(tmp_path: Path) -> None:
 
 def test_the_best_weights_replace_the_average(tmp_path: Path) -> None:
     """Predictions on val are those of the weights that are tested."""
-    from imdb_lightning.report.runs import read_predictions
-    from tests.conftest import run_of
-
     options = ("model=rnn", "optim.lr=0.05", "optim.ema_decay=0.5", "trainer.max_epochs=6")
     run = run_of(tmp_path / "run", *options, "test_checkpoint=best", "seed=2")
-    from imdb_lightning.data.split import reviews_of_split
-    from imdb_lightning.inference import load
-
     model = load(run)
     for name in ("val", "test"):
         texts, _ = reviews_of_split(model.data, name)
-        logits = read_predictions(run / "predictions.parquet")[name].logit
-        torch.testing.assert_close(model.logits(texts), logits, rtol=1e-4, atol=1e-5)
+        logits = predictions.read(run / "predictions.parquet", "val", "test")[name].logit
+        np.testing.assert_allclose(model.logits(texts), logits, rtol=1e-4, atol=1e-5)
 
 
 # Adversarial training

@@ -21,8 +21,8 @@ from imdb_lightning.recipes import page, rows
 from imdb_lightning.recipes.archive import archive
 from imdb_lightning.recipes.rows import RecipeRuns, Row
 from imdb_lightning.report.figures import panel
-from imdb_lightning.report.runs import Predictions
 from imdb_lightning.report.templates import ForeignFileError
+from imdb_lightning.runs.predictions import Predictions
 from imdb_lightning.runs.run import Run
 from tests.conftest import command, composed, run_of
 

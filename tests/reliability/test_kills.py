@@ -102,7 +102,7 @@ MOMENTS = {
     "after the last epoch, before the test": (Moment(SAVE, 3, after=True), Disk((3, 0), 3)),
     "in the test": (Moment(TEST, 2), Disk((3, 0), 3)),
     "before the predictions": (
-        Moment("imdb_lightning.runs.run:Run.write_predictions"),
+        Moment("imdb_lightning.runs.predictions:write"),
         Disk((3, 0), 3),
     ),
     "before the end is recorded": (

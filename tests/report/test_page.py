@@ -245,7 +245,8 @@ def test_metrics_of_the_wrong_kind_are_one_line(
     make("bad", "experiment=report/rnn", seed=1, changes=changes)
     collection = collect([tmp_path])
     (line,) = collection.problems
-    assert line.startswith(f"{tmp_path / 'bad'}: metrics.json has ")
+    assert line.startswith(f"{tmp_path / 'bad'}: metrics.json ")
+    assert re.search("has an epoch without its numbers|is corrupt: .*: must be ", line)
     assert len(collection.results) == 1
 
 

@@ -20,7 +20,7 @@ from imdb_lightning.data.datamodule import ReviewDataModule
 from imdb_lightning.inference import load
 from imdb_lightning.metrics.calibration import ensemble_weights
 from imdb_lightning.model.classifier import Classifier
-from imdb_lightning.report.runs import read_predictions
+from imdb_lightning.runs import predictions
 from imdb_lightning.runs.resume import ResumeError
 from imdb_lightning.runs.run import Run
 from imdb_lightning.train import train
@@ -152,7 +152,7 @@ def test_several_teachers_are_weighted_on_val(teacher_run: Path, tmp_path: Path)
     texts = synthetic.corpus(80, 16, cfg.data.distance, 60, cfg.data.seed, True)["unsupervised"]
     paths = [teacher_run, other]
     both_N = Teachers([str(path) for path in paths]).soft_labels(texts.texts)
-    val = [read_predictions(Run(path).predictions)["val"] for path in paths]
+    val = [predictions.read(Run(path).predictions, "val")["val"] for path in paths]
     w_K = ensemble_weights(np.stack([v.logit for v in val]).astype(float), val[0].label)
     logit_N = w_K @ np.stack([load(path).logits(texts.texts) for path in paths])
     np.testing.assert_allclose(both_N, 1 / (1 + np.exp(-logit_N)), rtol=1e-5)

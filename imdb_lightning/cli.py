@@ -78,9 +78,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> int:
-    """An integer >= 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be an integer >= 1")
+    """An integer from 1 to 999,999,999, for argparse."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]}: must be an integer from 1 to 999999999")
     return int(text)
 
 
@@ -95,5 +95,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
             sys.exit(INTERRUPTED)
         except BrokenPipeError:  # | head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:  # such as a name that is too long
+            fail(f"{str(error.filename)[:100]}: {error.strerror}")
 
     return wrapped

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -75,6 +76,10 @@ class Predictor:
         self, texts: Iterable[str], batch_size: int = BATCH, window: int = WINDOW * BATCH
     ) -> Iterator[Prediction]:
         """The same, `window` reviews at a time: memory does not grow with their number."""
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of strings, not one string")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be an integer >= 1")
         texts = iter(texts)
         while batch := list(islice(texts, window)):
             yield from map(self.prediction, self.logits(batch, batch_size).tolist())
@@ -99,6 +104,9 @@ class Predictor:
         return logit_N
 
     def encode(self, texts: Sequence[str]) -> EncodedReviews:
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{number}] is {text!r}, not a string")
         # Lone surrogates, as from a command line that is not UTF-8, cannot be encoded.
         encodable = [text.encode("utf-8", "replace").decode() for text in texts]
         tokens, offsets = self.tokenizer.encode(encodable)
@@ -114,7 +122,7 @@ def load(path: str | Path, trust: bool = False) -> Predictor:
     """
     if "://" in str(path):
         raise LoadError(f"{path}: a URL; give a directory of this machine")
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.exists():
         raise LoadError(f"{path}: no such run, checkpoint or exported folder")
     if path.is_file():

@@ -19,6 +19,7 @@ from .config.overrides import CommandLine, check_command_line
 from .config.paths import absolute_path
 from .config.text import quote
 from .config.trust import foreign_targets
+from .data.sources import DataError
 from .runs import resume
 
 
@@ -116,7 +117,10 @@ def check_jobs(line: CommandLine, may_fall_back: bool = True) -> tuple[str, ...]
     """
     jobs = line.jobs
     lines = preflight.check_devices(jobs)
-    no_reviews = preflight.check_reviews(jobs)
+    try:
+        no_reviews = preflight.check_reviews(jobs)
+    except DataError as error:
+        raise CommandLineError(*lines, str(error)) from None
     if no_reviews and (not may_fall_back or preflight.needs_real_reviews(jobs)):
         lines.append(no_reviews)
     if not no_reviews:

@@ -46,7 +46,7 @@ def predict(model: Predictor, arguments: argparse.Namespace) -> None:
     if arguments.file:
         texts = read_texts(Path(arguments.file))
     elif from_stdin:
-        texts = lines(sys.stdin.buffer)
+        texts = lines(sys.stdin.buffer, "standard input")
     else:
         texts = iter(arguments.texts)
     bar = None

@@ -98,7 +98,7 @@ def check_teachers(jobs: Sequence[DictConfig]) -> list[str]:
 
 
 def check_reviews(jobs: Sequence[DictConfig]) -> str | None:
-    """Why a job has no reviews; None if all of them have."""
+    """Why a job has no reviews; None if all of them have. Raises DataError if they are unusable."""
     places = {(cfg.data.path, cfg.data.use_unlabelled) for cfg in jobs if cfg.data.name == "imdb"}
     if not places:
         return None

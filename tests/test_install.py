@@ -26,7 +26,6 @@ VULNERABLE_VERSIONS = {  # the last version with it
     "torch": "2.9.1",  # CVE-2026-24747: memory corruption under weights_only
     "lightning": "2.6.3",  # 2.6.2 and 2.6.3 carried malware
     "hydra-core": "1.3.7",  # CVE-2026-68508
-    "datasets": "5.0.0",
     "pyarrow": "23.0.0",  # CVE-2026-25087
     "filelock": "3.20.2",  # CVE-2025-68146, CVE-2026-22701
     "tqdm": "4.66.2",  # CVE-2024-34062

@@ -29,8 +29,72 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_text_files_hold_a_review_a_line(tmp_path: Path) -> None:
-    (tmp_path / "r.txt").write_bytes(b"one\r\n\ntwo \xff three\nlast")
-    assert list(read_texts(tmp_path / "r.txt")) == ["one", "", "two \ufffd three", "last"]
+    (tmp_path / "r.txt").write_bytes("one\r\n\ntwo \u2028 three\nlast".encode())
+    assert list(read_texts(tmp_path / "r.txt")) == ["one", "", "two \u2028 three", "last"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("suffix", ["txt", "TXT", "csv", "jsonl"])
+def test_a_byte_order_mark_belongs_to_no_word(tmp_path: Path, suffix: str, encoding: str) -> None:
+    texts = ["caf\u00e9", "dull"]
+    content = {"txt": "\n".join(texts), "csv": "\n".join(["text", *texts])}
+    content["jsonl"] = "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    (tmp_path / f"r.{suffix}").write_text(content[suffix.lower()], encoding)
+    assert list(read_texts(tmp_path / f"r.{suffix}")) == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("r.txt", b"one\n\xe9t\xe9\n", "r.txt, line 2: not UTF-8"),
+        ("r.txt", b"\x1f\x8b\x08\0", "r.txt: compressed by gzip, not text"),
+        ("r.csv", b"PK\x03\x04\0\0", "r.csv: a zip archive, not text"),
+        ("r.csv", b"text\na\0b\n", "r.csv, line 2: a NUL byte"),
+        (
+            "r.csv",
+            b'text,label\nfine,1\n"open,0\nx,1\n',
+            "line 3: a quote that is never closed",
+        ),
+        ("r.csv", b"text,label\nfine\n", "r.csv, line 2: 1 fields, the header has 2"),
+        ("r.csv", b"text,text\na,b\n", "r.csv, line 1: two columns text"),
+        ("r.jsonl", b'{"text": null}\n', "r.jsonl, line 1: text is 'None', not a string"),
+        ("r.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: text has half a character"),
+        ("r.jsonl", b"[" * 100_000, "r.jsonl, line 1: "),
+    ],
+)
+def test_a_row_that_is_not_understood_is_refused_with_its_line(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        list(read_texts(tmp_path / name))
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_binary_and_corrupt_columns_of_parquet_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "r.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [b"a", b"b"]}), file)
+    with pytest.raises(InputError, match="row 1: text is .*, not a string"):
+        list(read_texts(file))
+    random = np.random.default_rng(0).integers(97, 122, (500, 200), np.uint8)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": [row.tobytes().decode() for row in random]}), file
+    )
+    content = bytearray(file.read_bytes())
+    content[100:5_000] = bytes(4_900)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="r.parquet: unreadable after row 0"):
+        list(read_texts(file))
+
+
+def test_names_of_columns_and_labels_are_read_alike_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text('Review, Sentiment\na,TRUE\n"b, c", neg\n')
+    (tmp_path / "r.jsonl").write_text(
+        '{"TEXT": "a", "label": true}\n{"text": "b, c", "Label": 0.0}\n'
+    )
+    for name in ("r.csv", "r.jsonl"):
+        texts, label_N = read_labelled(tmp_path / name)
+        assert texts == ["a", "b, c"] and label_N.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("name", ["text", "review"])
@@ -77,11 +141,6 @@ def test_an_empty_file_has_no_reviews(tmp_path: Path) -> None:
         assert list(read_texts(tmp_path / f"r.{suffix}")) == []
 
 
-def test_nul_bytes_are_no_end(tmp_path: Path) -> None:
-    (tmp_path / "r.csv").write_bytes(b"text\na\0b\n")
-    assert list(read_texts(tmp_path / "r.csv")) == ["ab"]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -113,7 +172,7 @@ def test_an_unknown_label_is_one_line(tmp_path: Path) -> None:
 
 
 def test_predict_answers_standard_input_line_by_line(run: Path, tmp_path: Path) -> None:
-    lines = b"a superb film\n\n\xff\xfe\0\n"
+    lines = b"a superb film\n\n\xc3\xa9\n"
     done = command(tmp_path, run, "-", "--json", module="predict", stdin=lines)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

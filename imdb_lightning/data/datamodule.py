@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -127,7 +128,7 @@ class ReviewDataModule(lightning.LightningDataModule):
         if self.upstream_tokenizer_json is not None:
             given = self.upstream_tokenizer_json.encode()
             key["tokenizer"] = hashlib.sha256(given).hexdigest()
-        return load_or_build(Path(self.data["cache_dir"]).expanduser(), key, build)
+        return load_or_build(Path(os.path.expanduser(self.data["cache_dir"])), key, build)
 
     def train_dataloader(self) -> Batches:
         return self._loader("train", self._train_sampler(self.resume_position))

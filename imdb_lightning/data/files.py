@@ -1,38 +1,63 @@
-"""Reviews in files: .txt with one a line; .csv, .jsonl and .parquet with a column text or review.
+"""Reviews in files: .txt with one per line; .csv, .jsonl and .parquet with a column text or review.
 
-Bytes that are not UTF-8 become U+FFFD. Files are read lazily.
+Files are read lazily, and never guessed at: a row that is not understood raises InputError with its
+line.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+
+from .labels import LABELS
 
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
 TEXT, LABEL = ("text", "review"), ("label", "sentiment")  # columns, keys
 LABEL_NAMES = {
-    "0": False,
-    "negative": False,
-    "neg": False,
-    "1": True,
-    "positive": True,
-    "pos": True,
+    name: number
+    for number, others in enumerate([("0", "neg", "false"), ("1", "pos", "true")])
+    for name in (*others, LABELS[number])
 }
+BYTE_ORDER_MARKS = {  # the longer ones first
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+BINARY = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "a parquet file",
+    b"%PDF": "a PDF",
+}
+MAX_FIELD = 16 * 2**20  # characters of a review; the longest of IMDB has 13,704
 
 
 class InputError(Exception):
     """Input that cannot be read, and why, in one line."""
 
 
+class Row(NamedTuple):
+    """One row of a table, with lower-case names of columns."""
+
+    where: str  # for a message
+    values: dict[str, Any]
+
+
 def read_texts(file: Path) -> Iterator[str]:
     """The reviews of a file, one at a time. Raises InputError."""
-    if file.suffix == ".txt":
+    if file.suffix.lower() == ".txt":
         return _txt(_found(file))
     return (text for text, _ in rows(file, labelled=False))
 
@@ -46,38 +71,57 @@ def read_labelled(file: Path) -> tuple[list[str], np.ndarray]:
     return list(texts), np.array(labels, bool)
 
 
-def lines(stream: Iterable[bytes]) -> Iterator[str]:
-    """One review a line."""
-    for line in stream:
-        yield line.decode("utf-8", "replace").rstrip("\r\n")
+def lines(stream: IO[bytes], name: str) -> Iterator[str]:
+    """One review per line. `name` is the stream's, for messages."""
+    for _, line in numbered_lines(stream, name):
+        yield line
 
 
 def rows(file: Path, labelled: bool) -> Iterator[tuple[str, bool | None]]:
     """Each review of a table with its label, or None if `labelled` is false."""
-    readers: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]]
+    readers: dict[str, Callable[[Path], Iterator[Row]]]
     readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    if file.suffix not in readers:
-        raise InputError(f"{file}: must be one of {', '.join(readers)}")
-    text_name, label_name = "", ""
-    for where, row in readers[file.suffix](_found(file)):
-        if text_name not in row:
-            text_name = column(where, list(row), TEXT)
-        text = row[text_name]
+    suffix = file.suffix.lower()
+    if suffix not in readers:
+        allowed = readers if labelled else SUFFIXES
+        raise InputError(f"{file}: must be one of {', '.join(allowed)}")
+    for where, values in readers[suffix](_found(file)):
+        text = values[column(where, list(values), TEXT)]
         if not labelled:
-            yield "" if text is None else str(text), None
+            yield text_of(where, text), None
             continue
-        if label_name not in row:
-            label_name = column(where, list(row), LABEL)
-        label = str(row[label_name]).strip().lower().removesuffix(".0")
-        if label not in LABEL_NAMES:
-            raise InputError(
-                f"{where}: label {row[label_name]!r}: must be 0, 1, negative or positive"
-            )
-        yield "" if text is None else str(text), LABEL_NAMES[label]
+        label = values[column(where, list(values), LABEL)]
+        yield text_of(where, text), label_of(where, label)
+
+
+def text_of(where: str, value: Any) -> str:
+    """The text of a row. Raises InputError."""
+    if not isinstance(value, str):
+        raise InputError(f"{where}: text is {str(value)[:40]!r}, not a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: text has half a character (a lone surrogate)") from None
+    if len(value) > MAX_FIELD:
+        raise InputError(f"{where}: text of {len(value):,} characters; is a quote never closed?")
+    return value
+
+
+def label_of(where: str, value: Any) -> bool:
+    """The label of a row: 0, 1, false, true, negative, positive. Raises InputError."""
+    name = str(value).strip().lower().removesuffix(".0")
+    if name not in LABEL_NAMES:
+        raise InputError(
+            f"{where}: label {str(value)[:40]!r}: must be 0, 1, {LABELS[0]} or {LABELS[1]}"
+        )
+    return bool(LABEL_NAMES[name])
 
 
 def column(where: str, names: Sequence[str], wanted: Sequence[str]) -> str:
+    """The column of one of these names. Raises InputError."""
     for name in wanted:
+        if names.count(name) > 1:
+            raise InputError(f"{where}: two columns {name}")
         if name in names:
             return name
     raise InputError(
@@ -87,63 +131,126 @@ def column(where: str, names: Sequence[str], wanted: Sequence[str]) -> str:
 
 
 def _found(file: Path) -> Path:
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
-    return file
+    try:
+        if file.is_file():
+            return file
+    except (OSError, ValueError):  # such as a name that is too long
+        pass
+    what = "not a file" if file.exists() else "no such file"
+    raise InputError(f"{file}: {what}")
+
+
+# Text
+
+
+def numbered_lines(stream: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text in UTF-8, or with a byte-order mark in UTF-16 or UTF-32."""
+    start = stream.readline()
+    for magic, what in BINARY.items():
+        if start.startswith(magic):
+            raise InputError(f"{name}: {what}, not text")
+    marks = [mark for mark in BYTE_ORDER_MARKS if start.startswith(mark)]
+    encoding = BYTE_ORDER_MARKS[marks[0]] if marks else "utf-8"
+    if encoding.startswith("utf-8"):
+        contents = _chain(start, stream)
+    else:  # its line ends are not those of bytes
+        try:
+            text = (start + stream.read()).decode(encoding)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name}: not {encoding.upper()}: {error.reason}") from None
+        contents = (line.encode() for line in io.StringIO(text))
+        encoding = "utf-8"
+    for number, line in enumerate(contents, 1):
+        where = f"{name}, line {number}"
+        if b"\0" in line:
+            raise InputError(f"{where}: a NUL byte: not text in UTF-8")
+        try:
+            text = line.decode(encoding if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise InputError(
+                f"{where}: not UTF-8; convert it, such as with iconv -f CP1252 -t UTF-8"
+            ) from None
+        yield number, text.rstrip("\r\n")
+
+
+def _chain(start: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
+    if start:
+        yield start
+    yield from rest
 
 
 def _txt(file: Path) -> Iterator[str]:
     with file.open("rb") as stream:
-        yield from lines(stream)
+        yield from lines(stream, str(file))
 
 
-def _csv(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        table = csv.DictReader(line.replace("\0", "") for line in stream)
-        if table.fieldnames is not None:
-            column(str(file), list(table.fieldnames), TEXT)
-        try:
-            for row in table:
-                where = f"{file}, line {table.line_num}"
-                if None in row:  # csv's key for what has no column
-                    count = len(table.fieldnames or ())
-                    raise InputError(
-                        f"{where}: {count + len(row[None])} fields, the header has {count}; quote "
-                        "texts that contain commas"
-                    )
-                yield where, row
-        except csv.Error as error:
-            raise InputError(f"{file}, line {table.line_num}: {error}") from None
+# Tables
 
 
-def _jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(file: Path) -> Iterator[Row]:
+    csv.field_size_limit(2 * MAX_FIELD)
     with file.open("rb") as stream:
-        for number, line in enumerate(lines(stream), 1):
+        source = (f"{line}\n" for _, line in numbered_lines(stream, str(file)))
+        table = csv.reader(source, strict=True, skipinitialspace=True)
+        opened = 1  # the line on which a row begins
+        try:
+            header = next(table, None)
+            if header is None:
+                return
+            names = [name.strip().lower() for name in header]
+            column(f"{file}, line 1", names, TEXT)
+            opened = table.line_num + 1
+            for fields in table:
+                where = f"{file}, line {opened}"
+                opened = table.line_num + 1
+                if not fields:
+                    continue
+                if len(fields) != len(names):
+                    hint = "; quote texts that contain commas" if len(fields) > len(names) else ""
+                    raise InputError(
+                        f"{where}: {len(fields)} fields, the header has {len(names)}{hint}"
+                    )
+                yield Row(where, dict(zip(names, fields, strict=True)))
+        except csv.Error as error:
+            what = "a quote that is never closed" if "unexpected end" in str(error) else error
+            raise InputError(f"{file}, line {opened}: {what}") from None
+
+
+def _jsonl(file: Path) -> Iterator[Row]:
+    with file.open("rb") as stream:
+        for number, line in numbered_lines(stream, str(file)):
             where = f"{file}, line {number}"
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: {error}") from None
+                raise InputError(f"{where}: {' '.join(str(error).split())[:200]}") from None
             row = {"text": row} if isinstance(row, str) else row
             if not isinstance(row, dict):
                 raise InputError(f"{where}: neither an object nor a string")
-            yield where, row
+            yield Row(where, {name.strip().lower(): value for name, value in row.items()})
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        content = pyarrow.parquet.ParquetFile(file)
-        names = content.schema_arrow.names
-        column(str(file), names, TEXT)
-        wanted = [name for name in (*TEXT, *LABEL) if name in names]
-        for batch in content.iter_batches(batch_size=1_000, columns=wanted):
-            for row in batch.to_pylist():
-                yield str(file), row
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{file}: {' '.join(str(error).split())[:200]}") from None
+        with pyarrow.parquet.ParquetFile(file) as content:
+            names = content.schema_arrow.names
+            plain = [name.strip().lower() for name in names]
+            column(str(file), plain, TEXT)
+            wanted = [n for n, p in zip(names, plain, strict=True) if p in (*TEXT, *LABEL)]
+            for batch in content.iter_batches(batch_size=1_000, columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Row(
+                        f"{file}, row {number}",
+                        {name.strip().lower(): value for name, value in row.items()},
+                    )
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"{file}: unreadable after row {number}: {' '.join(str(error).split())[:200]}"
+        ) from None

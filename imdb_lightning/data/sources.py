@@ -8,13 +8,12 @@ The unlabelled reviews are read only on request.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
+import os
 import re
 import socket
 import tarfile
-import tempfile
 import threading
 import urllib.parse
 import urllib.request
@@ -72,7 +71,7 @@ def locate(path: str | None, unlabelled: bool = False) -> Path:
     download.
     """
     if path is not None:
-        given = Path(path).expanduser().absolute()
+        given = Path(os.path.expanduser(path)).absolute()
         if not given.exists():
             raise DataNotFoundError(f"data.path: no such file or folder: {given}; {THREE_WAYS}")
         return _detect_layout(given)
@@ -142,42 +141,64 @@ def _detect_layout(path: Path) -> Path:
 
 
 def _parquet_files(folder: Path, split: str) -> list[Path]:
-    return sorted(f for f in folder.glob("*.parquet") if re.match(rf"{split}\b", f.name))
+    """The split's file or shards, in their order. Raises DataError if they are not exactly one set.
+
+    A second copy of a shard, such as "train-00000-of-00001 (1).parquet", would be read as well.
+    """
+    files = sorted(f for f in folder.glob("*.parquet") if re.match(rf"{split}\b", f.name))
+    name = re.compile(rf"{split}(-(\d+)(-of-(\d+))?(-[0-9a-f]{{16}})?)?\.parquet")
+    matches = [(file, name.fullmatch(file.name)) for file in files]
+    for file, match in matches:
+        if match is None:
+            raise DataError(f"{file}: not a shard's name, such as {split}-00000-of-00001.parquet")
+    found = [
+        (match[2] and int(match[2]), match[4] and int(match[4])) for _, match in matches if match
+    ]
+    numbers, counts = [n for n, _ in found], {count for _, count in found}
+    if files and (len(counts) > 1 or numbers.count(None) not in (0, len(files))):
+        raise DataError(f"{folder}: shards of two kinds: {', '.join(f.name for f in files)}")
+    (count,) = counts or {None}
+    expected = count if count is not None else len(files)
+    if len(set(numbers)) != len(files) or len(files) != expected:
+        raise DataError(f"{folder}: {len(files)} files of {split}, but {expected} shards")
+    return files
 
 
 def _read_parquet(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
-    import datasets  # takes a second: only if reviews are read
+    import pyarrow
     import pyarrow.parquet
 
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # DataError says it in one line
     splits = {}
-    # Its Arrow cache does not notice flipped bytes, so it lives only as long as this call; what
-    # lasts are the encoded reviews, which are verified each time they are read.
-    with tempfile.TemporaryDirectory(prefix="imdb_lightning-") as cache:
-        for split in names:
-            files = _parquet_files(folder, split)
-            if not files:  # `locate` has checked the labelled ones
-                splits[split] = Reviews([], np.empty(0, np.int64))
-                continue
+    for split in names:
+        files = _parquet_files(folder, split)
+        if not files:  # `locate` has checked the labelled ones
+            splits[split] = Reviews([], np.empty(0, np.int64))
+            continue
+        tables = []
+        for file in files:
             try:
-                for file in files:
-                    _check_columns(file, pyarrow.parquet.ParquetFile(file))
-                patterns = [glob.escape(str(file)) for file in files]
-                data = datasets.load_dataset(
-                    "parquet", data_files=patterns, split="train", cache_dir=cache
-                )
-                table = data.with_format("arrow")[:]
-            except (
-                OSError,
-                ValueError,
-                pyarrow.ArrowException,
-                datasets.exceptions.DatasetsError,
-            ) as error:
-                reason = " ".join(str(error.__cause__ or error).split())[:200]
-                raise DataError(f"{folder}: unreadable parquet, split {split}: {reason}") from None
-            allowed = (NO_LABEL,) if split == UNLABELLED else (0, 1)
-            splits[split] = _from_table(table, f"{folder}, split {split}", allowed)
+                with pyarrow.parquet.ParquetFile(file) as content:
+                    _check_columns(file, content)
+                    table = content.read(columns=["text", "label"])
+                if pyarrow.types.is_dictionary(table["text"].type):
+                    table = table.set_column(
+                        table.column_names.index("text"),
+                        "text",
+                        table["text"].cast(table["text"].type.value_type),
+                    )
+                tables.append(table.select(["text", "label"]))
+            except (OSError, ValueError, pyarrow.ArrowException) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise DataError(f"{file}: unreadable parquet: {reason}") from None
+        allowed = (NO_LABEL,) if split == UNLABELLED else (0, 1)
+        parts = [
+            _from_table(table, f"{file}", allowed)
+            for file, table in zip(files, tables, strict=True)
+        ]
+        splits[split] = Reviews(
+            [text for part in parts for text in part.texts],
+            np.concatenate([part.labels for part in parts]),
+        )
     return splits
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -101,7 +102,7 @@ def quote_path_override(text: str) -> str:
     """
     name, _, value = text.partition("=")
     plain = value[:1] not in ("'", '"', "$", "") and value not in ("auto", "null")
-    is_path = name in UPSTREAM_KEYS and Path(value).expanduser().exists()
+    is_path = name in UPSTREAM_KEYS and Path(os.path.expanduser(value)).exists()
     return f"{name}={quote(value)}" if plain and (name == "resume" or is_path) else text
 
 

@@ -36,7 +36,7 @@ def run_metadata(cfg: DictConfig) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions of Python, this project and the libraries that a result depends on."""
-    names = ("torch", "lightning", "hydra-core", "datasets", "tokenizers")
+    names = ("torch", "lightning", "hydra-core", "tokenizers")
     return {
         "python": platform.python_version(),
         "imdb-lightning": __version__,  # a checkout may run without an installation

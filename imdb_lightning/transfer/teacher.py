@@ -7,6 +7,7 @@ unlabelled reviews Mukherjee and Awadallah 2020).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Teachers:
 
     def __init__(self, teacher: str | Sequence[str] | ListConfig) -> None:
         names = [teacher] if isinstance(teacher, str) else teacher
-        self.paths = [Path(name).expanduser() for name in names]
+        self.paths = [Path(os.path.expanduser(name)) for name in names]
 
     def soft_labels(self, texts: Sequence[str]) -> np.ndarray:
         """P(positive) of each text: float32 (N,).

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import socket
 import tarfile
 import time
@@ -132,7 +133,7 @@ def test_a_dataset_without_unlabelled_reviews_is_refused(tmp_path: Path) -> None
 def test_a_label_among_the_unlabelled_is_refused(tmp_path: Path) -> None:
     parquet(tmp_path)
     write_parquet(tmp_path, unsupervised={"text": ["a", "b"], "label": [-1, 1]})
-    with pytest.raises(DataError, match="split unsupervised, row 1: label 1; -1 is none"):
+    with pytest.raises(DataError, match="parquet, row 1: label 1; -1 is none"):
         sources.load(tmp_path, unlabelled=True)
 
 
@@ -282,6 +283,36 @@ def test_a_corrupt_parquet_file_is_refused(tmp_path: Path, content: bytes) -> No
     with pytest.raises(DataError, match="unreadable parquet") as caught:
         sources.load(sources.locate(str(tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_second_copy_of_a_shard_and_a_missing_one_are_refused(tmp_path: Path) -> None:
+    folder = parquet(tmp_path)
+    shard = folder / "train-00000-of-00001.parquet"
+    for name in ("train-00000-of-00001 (1).parquet", "train.bak.parquet"):
+        shutil.copy(shard, folder / name)
+        with pytest.raises(DataError, match="not a shard's name"):
+            sources.load(sources.locate(str(folder)))
+        (folder / name).unlink()
+    for name, expected in (
+        ("train-00000-of-00002.parquet", "shards of two kinds"),
+        ("train.parquet", "shards of two kinds"),
+        ("train-00001-of-00001.parquet", "2 files of train, but 1 shards"),
+    ):
+        shutil.copy(shard, folder / name)
+        with pytest.raises(DataError, match=expected):
+            sources.load(sources.locate(str(folder)))
+        (folder / name).unlink()
+    shard.rename(folder / "train-00000-of-00002.parquet")
+    with pytest.raises(DataError, match="1 files of train, but 2 shards"):
+        sources.load(sources.locate(str(folder)))
+
+
+def test_shards_may_differ_in_other_columns(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path, test=some_reviews(4))
+    for number, more in enumerate([{}, {"stars": [1, 2]}]):
+        table = pyarrow.table({"text": ["a", "b"], "label": [0, 1], **more})
+        pyarrow.parquet.write_table(table, folder / f"train-0000{number}-of-00002.parquet")
+    assert sources.load(sources.locate(str(folder)))["train"].texts == ["a", "b", "a", "b"]
 
 
 def test_parquet_text_that_is_not_utf8_gets_replacement_characters(tmp_path: Path) -> None:

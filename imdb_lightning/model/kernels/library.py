@@ -55,7 +55,7 @@ def load() -> ctypes.CDLL | None:
 def cache_folder() -> Path:
     """Where this user's kernels are kept."""
     folder = os.environ.get("IMDB_LIGHTNING_CACHE", "~/.cache/imdb_lightning")
-    return Path(folder).expanduser() / "kernels"
+    return Path(os.path.expanduser(folder)) / "kernels"
 
 
 def private_folder() -> Path:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GCC's, in iterations
 os.environ.setdefault("KMP_BLOCKTIME", "1")  # Intel's and LLVM's, in milliseconds
 
+for _name in ("IMDB_DATA", "IMDB_LIGHTNING_CACHE"):
+    if os.environ.get(_name) == "":  # set but empty is unset, for every reader
+        del os.environ[_name]
+
 __version__ = "0.1.0"
 __all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "check_cell", "load"]
 

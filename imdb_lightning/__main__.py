@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from . import cli
+from . import __version__, cli
 from .config.overrides import CommandLine
 from .config.paths import conf_dir
 from .config.text import quote
@@ -37,8 +37,12 @@ def main(argv: Sequence[str] | None = None, pretraining: bool = False) -> None:
     signals.install_handlers()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own cell, also under the console script
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--version" in arguments:
+        print(f"imdb_lightning {__version__}")
+        return
     try:
-        plan = make_plan(sys.argv[1:] if argv is None else argv, pretraining)
+        plan = make_plan(arguments, pretraining)
     except CommandLineError as error:
         cli.fail(*error.args)
     except NothingToDoError as done:
@@ -102,6 +106,8 @@ def run_jobs(arguments: Sequence[str]) -> None:
 
     @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
     def job(cfg: DictConfig) -> float | None:
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
         from .callbacks.non_finite import NonFiniteError
         from .data.sources import DataError
         from .runs.checkpoint import CorruptCheckpointError
@@ -113,7 +119,7 @@ def run_jobs(arguments: Sequence[str]) -> None:
 
         expected = (
             *(DataError, RunExistsError, RunLockedError, ResumeError),
-            *(CorruptCheckpointError, NonFiniteError, OSError),
+            *(CorruptCheckpointError, NonFiniteError, OSError, MisconfigurationException),
         )
         hydra_config = HydraConfig.get()
         run_dir = Path(hydra_config.runtime.output_dir)

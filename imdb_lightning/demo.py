@@ -5,6 +5,7 @@ python -m imdb_lightning.demo RUN
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -37,8 +38,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load(arguments.run, arguments.trust)
     except LoadError as error:
         p.fail(str(error))
+    if not 0 <= arguments.port < 65_536:
+        p.fail(f"--port {arguments.port}: must be from 0 to 65535")
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, arguments.port))
+    except OSError as error:
+        p.fail(f"--port {arguments.port}: {error.strerror}; choose another")
     print(f"http://{HOST}:{arguments.port} (stop with Ctrl-C)", flush=True)
-    uvicorn.run(application(model), host=HOST, port=arguments.port, log_level="warning")
+    uvicorn.run(
+        application(model),
+        host=HOST,
+        port=arguments.port,
+        log_level="critical",
+        timeout_keep_alive=5,
+    )
 
 
 def application(model: Predictor) -> Starlette:

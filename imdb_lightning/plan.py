@@ -15,9 +15,10 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from . import preflight
-from .config.overrides import CommandLine, check_command_line
+from .config.overrides import SYNONYMS, CommandLine, check_command_line
 from .config.paths import absolute_path
-from .config.text import quote
+from .config.schema import GROUPS, KEYS
+from .config.text import did_you_mean, quote
 from .config.trust import foreign_targets
 from .data.sources import DataError
 from .runs import resume
@@ -51,7 +52,7 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
     Raises CommandLineError or NothingToDoError.
     """
     arguments = [resume.quote_path_override(text) for text in argv]
-    options = get_args_parser().parse_args(arguments)
+    options = _parse(arguments)
     if options.help:
         return Plan(arguments, wants_help=True)
     if options.hydra_help or options.shell_completion:
@@ -92,6 +93,21 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
     run_dir = f"hydra.run.dir={quote(line.directory)}"  # not a microsecond later
     directory = Path(line.directory)
     return Plan([*flags, *overrides, run_dir], directory, warnings=warnings, notes=notes)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Hydra's options and the overrides. Raises CommandLineError."""
+    parser = get_args_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        lines = []
+        for text in (text for text in unknown if text.startswith("-")):
+            name = text.lstrip("-").partition("=")[0]
+            meant = f"; did you mean {SYNONYMS[name]}?" if name in SYNONYMS else ""
+            meant = meant or did_you_mean(name, [*KEYS, *GROUPS])
+            lines.append(f"{text}: no such option; values are set as KEY=VALUE{meant}")
+        raise CommandLineError(*lines)
+    return options
 
 
 def _refuse(line: CommandLine, options: argparse.Namespace, pretraining: bool) -> None:

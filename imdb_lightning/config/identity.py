@@ -49,11 +49,13 @@ def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 def config_hash(cfg: DictConfig, seed: bool = True, upstream: bool = True) -> str:
     """A hash of `canonical_config`, with or without the seed and the paths of upstream runs.
 
-    0 and 0.0 are the same number.
+    0 and 0.0 are the same number, except where 1 is one batch and 1.0 is all of them.
     """
     ignored = (*(() if seed else ("seed",)), *(() if upstream else UPSTREAM_KEYS))
     values = {
-        key: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        key: float(value)
+        if isinstance(value, int) and not isinstance(value, bool) and ".limit_" not in key
+        else value
         for key, value in without(canonical_config(cfg), *ignored).items()
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -26,8 +26,30 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .paths import absolute_path, conf_dir
 from .rules import integer, number, or_null
-from .schema import ADDED_KEYS, check_values, flatten
+from .schema import ADDED_KEYS, KEYS, check_values, flatten
 from .text import did_you_mean, one_line
+
+
+# What users of PyTorch, Keras and Lightning call some keys.
+SYNONYMS = {
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "max_epoch"), "trainer.max_epochs"),
+    **dict.fromkeys(("lr", "learning_rate", "optimizer.lr"), "optim.lr"),
+    **dict.fromkeys(("ckpt_path", "resume_from_checkpoint"), "resume"),
+    **dict.fromkeys(("batch_size", "bs"), "data.batch_size"),
+    **dict.fromkeys(("hidden", "hidden_dim", "units"), "model.hidden_size"),
+    **dict.fromkeys(("embedding_dim", "embed_size"), "model.embedding_size"),
+    **dict.fromkeys(("optimizer", "optimiser"), "optim"),
+    **dict.fromkeys(("patience", "early_stopping"), "callbacks.early_stopping.patience"),
+}
+# Arguments of lightning.Trainer that would change what a run records; a test compares them.
+UNSUPPORTED_ARGUMENTS = set(
+    "strategy num_nodes logger callbacks fast_dev_run max_steps min_epochs min_steps max_time "
+    "limit_predict_batches overfit_batches val_check_interval check_val_every_n_epoch "
+    "num_sanity_val_steps log_every_n_steps enable_checkpointing enable_progress_bar "
+    "enable_model_summary benchmark inference_mode use_distributed_sampler profiler barebones "
+    "plugins sync_batchnorm reload_dataloaders_every_n_epochs default_root_dir "
+    "enable_autolog_hparams model_registry".split()
+)
 
 
 class CommandLine(NamedTuple):
@@ -61,11 +83,17 @@ def check_command_line(
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = []
         for text in overrides:
+            if "=" not in text and not text.startswith("~"):
+                line.errors.append(f"{text}: must be KEY=VALUE{_option_hint(text, groups)}")
+                continue
             try:
                 (override,) = parser.parse_overrides([text])
                 values = _values(override, groups)
             except (HydraException, OmegaConfBaseException) as error:
-                line.errors.append(f"{text}: {one_line(error)}")
+                line.errors.append(f"{text}: {_grammar_error(text, error)}")
+                continue
+            if override.is_sweep_override() and values is None:
+                line.errors.append(f"{text}: a grid needs a list of values, such as 0.1,0.01")
                 continue
             if values is not None:
                 line.swept.append(text)
@@ -106,6 +134,25 @@ def check_command_line(
         twice = {name for name in line.names if line.names.count(name) > 1}
         line.errors.extend(f"{name}: twice in the grid" for name in sorted(twice))
     return line._replace(errors=list(dict.fromkeys(line.errors)))
+
+
+def _option_hint(text: str, groups: dict[str, list[str]]) -> str:
+    """ "; did you mean model=gru?" if it is an option of a group."""
+    group = next((name for name, options in groups.items() if text in options), None)
+    return f"; did you mean {group}={text}?" if group else did_you_mean(text, [*groups])
+
+
+def _grammar_error(text: str, error: Exception) -> str:
+    """What Hydra's grammar does not accept, without the names of its tokens."""
+    if text.endswith(","):
+        return "ends in a comma"
+    reason = one_line(error).split(" See https://")[0]
+    if any(
+        token in reason for token in ("mismatched input", "LexerNoViable", "extraneous", "viable")
+    ):
+        key, _, value = text.partition("=")
+        return f"has characters with a meaning of their own; quote it: \"{key}='{value}'\""
+    return reason
 
 
 def _grid(overrides: list[Override], search: list[str]) -> tuple[dict[str, str] | None, str]:
@@ -255,7 +302,19 @@ def _wrong_key(
         return None
     if key in ADDED_KEYS:
         return f"{line}: write +{line} (an argument of lightning.Trainer that conf/ does not set)"
-    return f"{line}: no key {key}{did_you_mean(key, [*known, *groups, *ADDED_KEYS])}"
+    return f"{line}: {_unknown_key(key, known, groups)}"
+
+
+def _unknown_key(key: str, known: dict[str, Any], groups: dict[str, list[str]]) -> str:
+    """Why there is no such key here, and what is meant."""
+    name = key.removeprefix("trainer.")
+    if key in KEYS and KEYS[key].only:
+        return f"no key {key} here: it needs {KEYS[key].only}"
+    if name in SYNONYMS:
+        return f"no key {key}; did you mean {SYNONYMS[name]}?"
+    if name in UNSUPPORTED_ARGUMENTS:
+        return f"{name} of lightning.Trainer is not supported"
+    return f"no key {key}{did_you_mean(key, [*known, *groups, *ADDED_KEYS])}"
 
 
 def _may_be_added(key: str, known: dict[str, Any]) -> bool:

@@ -42,8 +42,20 @@ def number(least: float, below: float = math.inf, *, above: bool = False) -> Rul
     return Rule(accepts, f"a number {'>' if above else '>='} {least:g}{limit}")
 
 
+def share_of(what: str) -> Rule:
+    """A count, or a fraction. 1 is one and 1.0 is all."""
+    return Rule(
+        lambda v: (
+            not isinstance(v, bool)
+            and ((isinstance(v, int) and v >= 1) or (isinstance(v, float) and 0 < v <= 1))
+        ),
+        f"an integer >= 1, of {what}, or a fraction > 0.0 and <= 1.0",
+    )
+
+
 def one_of(*names: Any) -> Rule:
-    texts = ", ".join("null" if name is None else str(name).lower() for name in names)
+    shown = {None: "null", True: "true", False: "false"}
+    texts = ", ".join(name if isinstance(name, str) else shown[name] for name in names)
     return Rule(
         lambda v: any(v is name or (v == name and type(v) is type(name)) for name in names),
         f"one of {texts}",

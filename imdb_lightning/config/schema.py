@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from .paths import absolute_path
-from .rules import BOOL, ONE_DEVICE, STR, STRS, Rule, integer, number, one_of, or_null
+from .rules import BOOL, ONE_DEVICE, STR, STRS, Rule, integer, number, one_of, or_null, share_of
+from .trust import TRUSTED_TARGETS
 
 
 class Key(NamedTuple):
@@ -47,6 +48,7 @@ GROUPS = {
 }
 NULL = None  # a default that is "off"
 FRACTION = "fraction 0..1"
+BATCHES = share_of("batches")
 
 SCHEMA = (
     Key("seed", integer(0, 2**32 - 1), 0, "everything random derives from it"),
@@ -202,7 +204,7 @@ SCHEMA = (
     ),
     Key(
         "model.layer._target_",
-        STR,
+        one_of(*sorted(TRUSTED_TARGETS["layer"])),
         "torch.nn.LSTM",
         "torch.nn.RNN, LSTM or GRU",
         "model=rnn, lstm, gru",
@@ -287,15 +289,9 @@ SCHEMA = (
         "clip the norm or each value",
         added=True,
     ),
-    Key(
-        "trainer.limit_train_batches",
-        number(0, above=True),
-        1.0,
-        "batches of train",
-        added=True,
-    ),
-    Key("trainer.limit_val_batches", number(0, above=True), 1.0, "batches of val", added=True),
-    Key("trainer.limit_test_batches", number(0, above=True), 1.0, "batches of test", added=True),
+    Key("trainer.limit_train_batches", BATCHES, 1.0, "part of train", added=True),
+    Key("trainer.limit_val_batches", BATCHES, 1.0, "part of val", added=True),
+    Key("trainer.limit_test_batches", BATCHES, 1.0, "part of test", added=True),
     # callbacks
     Key(
         "callbacks.early_stopping.patience",
@@ -380,6 +376,9 @@ def check_combinations(values: dict[str, Any]) -> list[str]:
             "optim.adversarial_epsilon cannot be combined with trainer.precision=16-mixed; use "
             "bf16-mixed"
         )
+    devices = values.get("trainer.devices")
+    if values.get("trainer.accelerator") == "cpu" and isinstance(devices, list):
+        lines.append(f"trainer.devices={devices}: a CPU has no device numbers; use 1")
     if values.get("data.train_on_val") and not is_pretraining:
         patience = values.get("callbacks.early_stopping.patience")
         if values.get("test_checkpoint") != "last" or patience is not None:

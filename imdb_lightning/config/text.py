@@ -16,11 +16,17 @@ def quote(text: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean ...?", or nothing if no known word is close."""
-    candidates = list(known)
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    if not close:  # the right name in the wrong place, such as hidden_size for model.hidden_size
-        close = [c for c in candidates if c.split(".")[-1] == word.split(".")[-1]][:1]
-    return f"; did you mean {close[0]}?" if close else ""
+    lower = {name.lower(): name for name in known}
+    last = word.lower().split(".")[-1]
+    # The right name in the wrong place, such as hidden_size for model.hidden_size.
+    close = [name for name in lower if name.split(".")[-1] == last]
+    # A long common prefix would make any two keys of a group alike: compare what follows it.
+    close += [
+        name
+        for name in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.6)
+        if difflib.SequenceMatcher(None, last, name.split(".")[-1]).ratio() > 0.7
+    ]
+    return f"; did you mean {lower[close[0]]}?" if close else ""
 
 
 def printable(text: str) -> str:

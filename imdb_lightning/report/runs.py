@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config.identity import MACHINE_KEYS, canonical_config, config_hash
-from ..config.schema import EXECUTION_KEYS, REQUIRED
-from ..config.text import one_line
+from ..config.schema import EXECUTION_KEYS, REQUIRED, check_value
+from ..config.text import one_line, printable
 from ..runs import predictions, sweep
 from ..runs.predictions import Predictions
 from ..runs.run import Run
@@ -148,6 +148,9 @@ def _add(
         missing = sorted({*REQUIRED} - {*MACHINE_KEYS, *EXECUTION_KEYS} - {*flat})
         if missing:
             raise ValueError(f"{missing[0]} is missing")
+        for name, value in flat.items():
+            if line := check_value(name, value):
+                raise ValueError(line)
     except (OSError, ValueError, TypeError, AttributeError, OmegaConfBaseException) as error:
         what = f".hydra/config.yaml is missing or corrupt: {one_line(error)}"
         collection.problems.append(f"{path}: {what}")
@@ -208,7 +211,7 @@ def label(configurations: list[Configuration]) -> None:
         for c in same:
             own = [key for key in varies if key in c.config]
             parts = [f"{key.split('.', 1)[-1]}={c.config[key]}" for key in own]
-            c.label = " ".join([c.config["model.name"], *parts])
+            c.label = printable(" ".join([c.config["model.name"], *parts]))
         labels = [c.label for c in same]
         for c in same:
             if labels.count(c.label) > 1:

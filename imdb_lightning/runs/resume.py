@@ -27,11 +27,15 @@ from . import reader
 from .run import Run, is_locked
 
 
+HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 # What reading a run's .hydra may raise.
 READ_ERRORS = (
     *(OSError, ValueError, TypeError, AttributeError),
     *(yaml.YAMLError, OmegaConfBaseException),
 )
+
+PATH_KEYS = ("resume", *UPSTREAM_KEYS, "data.path", "data.cache_dir", *HYDRA_PATHS)
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+-]+")
 
 log = logging.getLogger(__name__)
 
@@ -95,15 +99,17 @@ def own_keys() -> set[str]:
 
 
 def quote_path_override(text: str) -> str:
-    """Quote a path, such as a grid's with = and commas in it, for Hydra's grammar.
+    """Quote a path with characters that Hydra's grammar does not have, or uses.
 
-    `pretrained` and `teacher` may name several paths: they are quoted only if the value exists as
-    one path.
+    A value with a comma may name several paths, unless it exists as one.
     """
     name, _, value = text.partition("=")
-    plain = value[:1] not in ("'", '"', "$", "") and value not in ("auto", "null")
-    is_path = name in UPSTREAM_KEYS and Path(os.path.expanduser(value)).exists()
-    return f"{name}={quote(value)}" if plain and (name == "resume" or is_path) else text
+    if name not in PATH_KEYS or value[:1] in ("'", '"', "$", "[", "") or value in ("auto", "null"):
+        return text
+    if re.fullmatch(r"\w+\(.*\)", value) or "${" in value:  # a sweep such as glob(...)
+        return text
+    is_one = name == "resume" or "," not in value or os.path.exists(os.path.expanduser(value))
+    return f"{name}={quote(value)}" if is_one and not PLAIN_PATH.fullmatch(value) else text
 
 
 def hint_config_dir(path: Path, config_dir: str | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def versions() -> dict[str, str]:
     }
 
 
+@cache
 def git_commit() -> str | None:
     """Commit of the checkout that this code runs from, "-dirty" with changes; None elsewhere."""
     checkout = Path(__file__).resolve().parents[2]

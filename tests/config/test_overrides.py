@@ -5,18 +5,21 @@ pytest tests/config/test_overrides.py
 
 from __future__ import annotations
 
+import inspect
 from itertools import product
 from pathlib import Path
 
+import lightning
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from imdb_lightning.config.identity import canonical_config, config_hash, run_name
-from imdb_lightning.config.overrides import check_command_line
+from imdb_lightning.config.overrides import UNSUPPORTED_ARGUMENTS, check_command_line
 from imdb_lightning.config.paths import absolute_path, conf_dir
 from imdb_lightning.config.schema import KEYS, REQUIRED, check_values, flatten
 from imdb_lightning.config.text import quote
+from imdb_lightning.runs.resume import quote_path_override
 from tests.conftest import composed
 
 
@@ -94,8 +97,22 @@ WRONG = {
     "+model=gru": ["write model=gru, without the +"],
     "+trainer.max_epoch=3": ["did you mean trainer.max_epochs?"],
     "trainer.limit_val_batches=3": ["write +trainer.limit_val_batches=3"],
-    "+trainer.limit_val_batches=0": ["a number > 0"],
-    "+trainer.logger=true": ["no key trainer.logger"],
+    "+trainer.limit_val_batches=0": ["an integer >= 1, of batches, or a fraction"],
+    "+trainer.limit_val_batches=1.5": ["an integer >= 1, of batches, or a fraction"],
+    "+trainer.logger=true": ["logger of lightning.Trainer is not supported"],
+    # what other libraries call it, or lightning.Trainer has
+    "epochs=3": ["did you mean trainer.max_epochs?"],
+    "ckpt_path=x": ["did you mean resume?"],
+    "lr=0.1": ["did you mean optim.lr?"],
+    "fast_dev_run=true": ["fast_dev_run of lightning.Trainer is not supported"],
+    "trainer.profiler=simple": ["profiler of lightning.Trainer is not supported"],
+    "trainer.strategy=ddp": ["strategy of lightning.Trainer is not supported"],
+    "model=GRU": ["did you mean gru?"],
+    "model.cell.reset=after": ["it needs model=custom_gru"],
+    "model.layer._target_=torch.nn.Transformer": ["one of torch.nn.GRU, torch.nn.LSTM"],
+    "gru": ["must be KEY=VALUE; did you mean model=gru?"],
+    "optim.lr=1e-3,": ["ends in a comma"],
+    "model.name=a(b": ["quote it: \"model.name='a(b'\""],
     "~seed": ["no key can be removed"],
     "~model": ["a run needs model"],
     # types and ranges
@@ -117,7 +134,7 @@ WRONG = {
     "model.pooling=average": ["one of mean, max, last, mean_max, mean_padded"],
     "model.pooling=meanmax": ["did you mean mean_max?"],
     "model.loss=entropy": ["one of cross_entropy, nll, nll_on_raw_logits"],
-    "model.implementation=loop": ["no key model.implementation"],  # of the default, PyTorch's LSTM
+    "model.implementation=loop": ["no key model.implementation here"],  # PyTorch's LSTM
     "model.bidirectional=1": ["one of true, false"],
     "trainer.accelerator=tpu": ["one of auto, cpu, gpu"],
     "trainer.devices=2": ["a list of one device number"],
@@ -369,3 +386,37 @@ def test_names_are_safe_and_never_shared() -> None:
     names = [run_name(text, "imdb") for text in awkward]
     assert len(set(names)) == len(names)
     assert all(len(name) < 200 and "/" not in name and ".." not in name[:2] for name in names)
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer=tpu", "optim=sgd", "callbacks=x", "trainer.logger=x"]
+)
+def test_a_suggestion_is_only_made_where_it_is_likely(override: str) -> None:
+    (line,) = errors(override)
+    assert "did you mean" not in line
+
+
+def test_unsupported_arguments_are_lightnings() -> None:
+    theirs = set(inspect.signature(lightning.Trainer).parameters)
+    assert theirs >= UNSUPPORTED_ARGUMENTS
+    ours = {key.removeprefix("trainer.") for key in KEYS if key.startswith("trainer.")}
+    assert theirs - ours == UNSUPPORTED_ARGUMENTS
+
+
+@pytest.mark.parametrize(
+    "path", ["/data/é", "/data/a=b,c", "/data/it's", "/data/a&b", "/data/(1)", "~/a b", "/a#b%"]
+)
+@pytest.mark.parametrize("key", ["data.path", "hydra.run.dir", "resume", "data.cache_dir"])
+def test_any_path_needs_no_quotes(key: str, path: str, tmp_path: Path) -> None:
+    path = path.replace("/data", str(tmp_path))
+    if not path.startswith("~"):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    quoted = quote_path_override(f"{key}={path}")
+    line = check_command_line(["data=synthetic"] if "hydra" in key else [])
+    (override,) = OverridesParser.create().parse_overrides([quoted])
+    assert override.value() == path and line.errors == []
+
+
+def test_one_batch_and_all_batches_are_two_configurations() -> None:
+    one, every = (composed(f"+trainer.limit_train_batches={value}") for value in ("1", "1.0"))
+    assert config_hash(one) != config_hash(every)

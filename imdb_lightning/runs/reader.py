@@ -35,10 +35,11 @@ def read_bytes(file: Path, most: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            content = stream.read(most + 1) if status.st_size <= most else None
+            # Not `most`: that much memory would be allocated first.
+            content = stream.read(status.st_size + 1) if status.st_size <= most else None
     finally:
         os.close(descriptor)
-    if content is None or len(content) > most:
+    if content is None or len(content) > status.st_size:
         raise ValueError(f"larger than {most / MIB:.3g} MiB, which no run writes")
     return content
 

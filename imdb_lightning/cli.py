@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the run failed; 2 the command line, the configuration or a
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -89,6 +90,9 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
 
     @wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> None:
+        for stream in (sys.stdout, sys.stderr):  # such as a terminal without UTF-8
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(argv)
         except KeyboardInterrupt:

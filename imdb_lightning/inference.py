@@ -6,10 +6,12 @@ that it names only PyTorch's layers and this project's cells are instantiated.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +85,14 @@ class Predictor:
         texts = iter(texts)
         while batch := list(islice(texts, window)):
             yield from map(self.prediction, self.logits(batch, batch_size).tolist())
+
+    @cached_property
+    def network32(self) -> Network:
+        """The network in float32, for what NumPy, ONNX and integrated gradients need."""
+        weight = self.network.embedding.weight
+        return (
+            self.network if weight.dtype == torch.float32 else copy.deepcopy(self.network).float()
+        )
 
     def prediction(self, logit: float) -> Prediction:
         confidence = 1 / (1 + math.exp(-min(abs(logit) / self.temperature, 700)))

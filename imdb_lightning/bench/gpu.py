@@ -184,7 +184,7 @@ def epochs(bench: Bench) -> Any:
         found[name] = {
             "epochs": seconds,
             "median": statistics.median(seconds[1:]),
-            "tokens_per_second": metrics["tokens_per_second"],
+            "tokens_per_second": metrics.get("tokens_per_second"),
             "seconds": metrics["seconds"],
             "val_acc": [epoch["val/acc"] for epoch in metrics["epochs"]],
         }

@@ -65,7 +65,7 @@ class RunLogger(Callback):
     def on_run_start(self, data: ReviewDataModule, parameters: int) -> None:
         """Record and log that training starts. The reviews must be encoded."""
         padding = data.padding()
-        self.train_tokens = int(data.splits["train"].lengths.sum())
+        self.train_tokens = int(data.splits["train"].lengths.sum())  # of an epoch
         self.metrics |= {"parameters": parameters, "data": {**data.metadata, "padding": padding}}
         if data.data["train_on_val"]:
             self.metrics["train_on_val"] = True
@@ -104,11 +104,17 @@ class RunLogger(Callback):
         self.metrics |= {
             "best_epoch": best["epoch"],
             **val,
-            "tokens_per_second": self.train_tokens * len(epochs) / self.train_seconds,
+            **self._rate(trainer, len(epochs)),
         }
         self.run.write_metrics(self.metrics)
         self.epoch_ends.append(time.time())
         self._log_epoch(epoch, trainer.max_epochs or 0)
+
+    def _rate(self, trainer: lightning.Trainer, epochs: int) -> dict[str, float]:
+        """Tokens per second of training; not with `limit_train_batches`."""
+        if trainer.limit_train_batches != 1.0 or isinstance(trainer.limit_train_batches, int):
+            return {}
+        return {"tokens_per_second": self.train_tokens * epochs / self.train_seconds}
 
     def _log_epoch(self, epoch: Mapping[str, Any], epochs: int) -> None:
         prefix = "synthetic, " if self.metrics["dataset"] == "synthetic" else ""

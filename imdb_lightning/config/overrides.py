@@ -6,6 +6,7 @@ suggestion, or not at all. It imports neither torch nor lightning, so that answe
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
@@ -118,10 +120,10 @@ def check_command_line(
         axes = [_axis(override, line.multirun) for override in parser.parse_overrides(own) + parsed]
         if line.multirun:
             line.naming.append(_naming(parsed, params is not None, named))
-        known_of = cache(_known)  # a large grid has few choices of groups
+        base_of = cache(_base)  # a large grid has few choices of groups
         for choices in product(*axes):
             job = parser.parse_overrides(list(choices))
-            wrong, cfg = _check_job(job, groups, [*search, *line.naming], known_of)
+            wrong, cfg = _check_job(job, groups, [*search, *line.naming], base_of)
             line.errors.extend(wrong)
             if cfg is not None:
                 line.jobs.append(cfg)
@@ -225,16 +227,35 @@ def _groups(*folders: str | Path) -> dict[str, list[str]]:
     return {group: sorted(options) for group, options in groups.items()}
 
 
-def _known(*chosen: str) -> dict[str, Any]:
-    """The keys of the configuration with these groups chosen, and their values as written."""
-    return flatten(OmegaConf.to_container(compose("config", overrides=list(chosen)), resolve=False))
+def _base(*chosen: str) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration with these groups chosen, Hydra's included, and its own keys."""
+    cfg = compose("config", overrides=list(chosen), return_hydra_config=True)
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return cfg, flatten(OmegaConf.to_container(own, resolve=False))
+
+
+def _compose(base: DictConfig, chosen: Sequence[str], values: Sequence[Override]) -> DictConfig:
+    """The configuration of one job: as Hydra composes it, from `base` if its values are plain."""
+    if any(o.is_add() or o.is_force_add() or o.key_or_group.startswith("hydra") for o in values):
+        right = [str(override.input_line) for override in values]
+        return compose("config", overrides=[*chosen, *right], return_hydra_config=True)
+    cfg = copy.deepcopy(base)
+    for override in values:
+        OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+    options = cfg.hydra.job.config.override_dirname
+    own = [text for text in chosen if not text.startswith("hydra")]
+    names = OverridesParser.create().parse_overrides(own)
+    cfg.hydra.job.override_dirname = get_overrides_dirname(
+        [*names, *values], options.exclude_keys, options.item_sep, options.kv_sep
+    )
+    return cfg
 
 
 def _check_job(
     overrides: list[Override],
     groups: dict[str, list[str]],
     search: list[str],
-    known_of: Callable[..., dict[str, Any]],
+    base_of: Callable[..., tuple[DictConfig, dict[str, Any]]],
 ) -> tuple[list[str], DictConfig | None]:
     """The errors of one job, and the configuration that its correct overrides compose."""
     errors = []
@@ -250,16 +271,16 @@ def _check_job(
         else:
             values.append(override)
     try:
-        known = known_of(*search, *chosen)
+        base, known = base_of(*search, *chosen)
     except (HydraException, OmegaConfBaseException) as error:
         return [*errors, one_line(error)], None
     right = []
     for override in values:
         wrong = _wrong_key(override, known, groups)
-        right += [] if wrong else [str(override.input_line)]
+        right += [] if wrong else [override]
         errors += [wrong] if wrong else []
     try:
-        cfg = compose("config", overrides=[*search, *chosen, *right], return_hydra_config=True)
+        cfg = _compose(base, [*search, *chosen], right)
         own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         errors += check_values(own)
         errors += _taken_directories(values, cfg)

@@ -60,7 +60,7 @@ def explain(model: Predictor, text: str) -> Explanation:
     ids_T = torch.from_numpy(reviews.tokens.astype(np.int64))
     vocabulary = model.tokenizer.tokenizer
     unknown = vocabulary.token_to_id("[UNK]")
-    network = model.network
+    network = model.network32
     logits_T = prefix_logits(network, ids_T)
     contribution_T, baseline, steps = integrated_gradients(network, ids_T, float(logits_T[-1]))
     return Explanation(

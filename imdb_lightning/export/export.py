@@ -36,8 +36,8 @@ def export(model: Predictor, kind: str, folder: Path) -> float:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         inside = Path(temporary) / "export"
         inside.mkdir()
-        run = WRITERS[kind](model.network, inside / f"model.{kind}")
-        difference = max_logit_difference(model.network, run)
+        run = WRITERS[kind](model.network32, inside / f"model.{kind}")
+        difference = max_logit_difference(model.network32, run)
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"the export differs by {difference:.2g} in a logit; nothing is written"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import lightning
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from imdb_lightning.config.identity import canonical_config, config_hash, run_name
 from imdb_lightning.config.overrides import UNSUPPORTED_ARGUMENTS, check_command_line
@@ -415,6 +416,25 @@ def test_any_path_needs_no_quotes(key: str, path: str, tmp_path: Path) -> None:
     line = check_command_line(["data=synthetic"] if "hydra" in key else [])
     (override,) = OverridesParser.create().parse_overrides([quoted])
     assert override.value() == path and line.errors == []
+
+
+def test_the_jobs_of_a_grid_are_composed_as_hydra_composes_them() -> None:
+    given = ["model=rnn,custom_gru", "seed=3,4", "optim.lr=0.1", "model.name=a-b", "data=synthetic"]
+    grid = check_command_line(given, multirun=True)
+    folder = ["hydra.sweep.dir=outputs/sweeps/mine"]
+    named = check_command_line([*given, *folder], multirun=True)
+    assert grid.errors == named.errors == [] and len(grid.jobs) == 4
+    for line in (grid, named):
+        for cfg, name, (model, seed) in zip(
+            line.jobs, line.names, product(("rnn", "custom_gru"), (3, 4)), strict=True
+        ):
+            job = [f"model={model}", f"seed={seed}", *given[2:], *line.naming]
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                expected = compose("config", overrides=job, return_hydra_config=True)
+            assert name == expected.hydra.sweep.subdir
+            with open_dict(expected):
+                del expected["hydra"]
+            assert OmegaConf.to_yaml(cfg) == OmegaConf.to_yaml(expected)
 
 
 def test_one_batch_and_all_batches_are_two_configurations() -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from imdb_lightning.explain.explanation import explain
 from imdb_lightning.export import export, model_card, onnx
 from imdb_lightning.export.export import ExportError
 from imdb_lightning.inference import load
@@ -55,6 +57,14 @@ def test_an_export_computes_the_same(
     assert names == ["MODEL_CARD.md", "config.json", f"model.{kind}", "tokenizer.json"]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["model"]["name"] == model.config["model"]["name"]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_run_of_any_precision_is_exported_and_explained(precision: str, tmp_path: Path) -> None:
+    options = ["model=custom_gru", "trainer.max_epochs=1", f"trainer.precision={precision}"]
+    model = load(run_of(tmp_path / "run", *options))
+    assert export.export(model, "onnx", tmp_path / "out") <= 1e-5
+    assert np.isfinite(explain(model, "a superb film").contribution_T).all()
 
 
 def test_an_exported_folder_predicts_as_the_run_does(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +18,7 @@ from . import preflight
 from .config.overrides import SYNONYMS, CommandLine, check_command_line
 from .config.paths import absolute_path
 from .config.schema import GROUPS, KEYS
-from .config.text import did_you_mean, quote
+from .config.text import did_you_mean, printable, quote
 from .config.trust import foreign_targets
 from .data.sources import DataError
 from .runs import resume
@@ -29,6 +29,9 @@ SYNTHETIC = "data.name=synthetic"
 
 class CommandLineError(Exception):
     """The errors of a command line, one line each."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*(printable(" ".join(line.splitlines())) for line in lines))
 
 
 class NothingToDoError(Exception):
@@ -98,6 +101,11 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Hydra's options and the overrides. Raises CommandLineError."""
     parser = get_args_parser()
+
+    def fail(message: str) -> NoReturn:
+        raise CommandLineError(message)
+
+    parser.error = fail  # type: ignore[method-assign]
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         lines = []

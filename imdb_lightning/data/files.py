@@ -126,7 +126,7 @@ def column(where: str, names: Sequence[str], wanted: Sequence[str]) -> str:
             return name
     raise InputError(
         f"{where}: no column {' or '.join(wanted)}; "
-        f"its columns: {', '.join(map(str, names)) or 'none'}"
+        f"its columns: {', '.join(repr(name)[1:-1] for name in names)[:200] or 'none'}"
     )
 
 

@@ -106,10 +106,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise CommandLineError(message)
 
     parser.error = fail  # type: ignore[method-assign]
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_intermixed_args(arguments)  # -m between overrides
     if unknown:
         lines = []
-        for text in (text for text in unknown if text.startswith("-")):
+        for text in (text for text in unknown if text.startswith("-") or len(unknown) == 1):
             name = text.lstrip("-").partition("=")[0]
             meant = f"; did you mean {SYNONYMS[name]}?" if name in SYNONYMS else ""
             meant = meant or did_you_mean(name, [*KEYS, *GROUPS])

@@ -117,10 +117,10 @@ def command(
     """`python -m imdb_lightning[.MODULE] ARGUMENTS` in `folder`, as a user would run it.
 
     From the fork server, unless environment variables are given, which a library may read when it
-    is imported.
+    is imported, or joblib starts the runs, which hangs there.
     """
     name = f"imdb_lightning.{module}" if module else "imdb_lightning"
-    if variables:
+    if variables or "hydra/launcher=joblib" in arguments:
         return python(folder, "-m", name, *arguments, timeout=timeout, **variables)
     words = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as pipes:

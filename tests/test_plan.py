@@ -45,6 +45,12 @@ def test_a_grid_has_its_jobs() -> None:
     assert plan.arguments[0] == "-m" and not Path("grid").exists()
 
 
+def test_an_option_may_stand_between_overrides() -> None:
+    plan = make_plan([TINY[0], "-m", *TINY[1:], "seed=0,1", "hydra.sweep.dir=grid"])
+    assert plan.grid is not None and [cfg.seed for cfg in plan.grid.jobs] == [0, 1]
+    assert plan.arguments[:2] == ["-m", TINY[0]]
+
+
 def test_help_and_show_need_no_run() -> None:
     assert make_plan(["--help"]).wants_help
     plan = make_plan(["--cfg", "job", *TINY])

@@ -93,11 +93,11 @@ def test_ragged_lengths_are_those_of_the_loop(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_cell_that_does_not_compile_is_unrolled_with_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
     overrides = [*TINY, "model=custom_rnn", "trainer.max_epochs=1"]
-    done = command(tmp_path, *overrides, "model.implementation=compile", "hydra.run.dir=run")
+    options = [*overrides, "model.implementation=compile", "hydra.run.dir=run"]
+    done = command(tmp_path, *options, CXX="no-such-compiler")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "not compiled" in line]
     assert line.startswith("RNNCell is unrolled, not compiled: ")

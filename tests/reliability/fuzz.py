@@ -202,7 +202,8 @@ def one_line(expected: Any, call: Callable[[], object]) -> None:
     try:
         call()
     except expected as error:
-        assert all(len(str(line).splitlines()) == 1 for line in error.args), error.args
+        lines = [str(line).splitlines() for line in error.args]
+        assert lines and all(len(line) == 1 for line in lines), error.args
     assert time.monotonic() - started < LIMIT
 
 

@@ -41,7 +41,7 @@ CLOCK = {
 
 
 class Moment(NamedTuple):
-    """SIGKILL before or after the `call`-th call of a function or method.
+    """SIGKILL, or another signal, before or after the `call`-th call of a function or method.
 
     With `named` only calls count whose first argument contains it, such as a file's name.
     """
@@ -50,6 +50,7 @@ class Moment(NamedTuple):
     call: int = 1
     after: bool = False
     named: str = ""
+    number: int = signal.SIGKILL
 
     def arm(self) -> None:
         module, _, name = self.where.partition(":")
@@ -64,10 +65,10 @@ class Moment(NamedTuple):
             calls += counts
             last = counts and calls == self.call
             if last and not self.after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.number)
             value = original(*arguments, **options)
             if last:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.number)
             return value
 
         setattr(owner, attribute, counted)

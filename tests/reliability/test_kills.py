@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import pytest
 
 from imdb_lightning.runs import checkpoint
 from imdb_lightning.runs.run import Run
+from tests.conftest import some_reviews, write_parquet
 from tests.runs.test_launcher import children_of
 
 from .processes import (
@@ -31,6 +34,7 @@ from .processes import (
     killed_after,
     output_of,
     run,
+    started,
 )
 
 
@@ -181,6 +185,8 @@ def test_three_kills_in_one_epoch(uninterrupted: Callable[..., Path], tmp_path: 
         "model=custom_lstm trainer.gradient_clip_val=0.1 trainer.precision=bf16-mixed",
         "model.pooling=mean_padded data.truncation=head_tail data.max_length=45 data.distance=0",
         "+trainer.limit_train_batches=7",
+        "model=gru data.num_workers=2 +trainer.accumulate_grad_batches=2",
+        "model=custom_gru data.num_workers=2 +trainer.accumulate_grad_batches=2",
     ],
 )
 def test_whatever_the_options(
@@ -191,6 +197,61 @@ def test_whatever_the_options(
     for moment in moments:
         run(tmp_path, *SMALL, *options, moment=moment)
     assert differences(uninterrupted(*options), run(tmp_path, *SMALL, *options)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lstm", "custom_gru"])
+def test_an_interruption_of_validation(
+    model: str, uninterrupted: Callable[..., Path], tmp_path: Path
+) -> None:
+    options = [*SMALL, f"model={model}"]
+    moment = Moment(VALIDATION, 3, number=signal.SIGINT)  # in the second epoch
+    assert command(tmp_path, *options, "hydra.run.dir=run", moment=moment) == 130
+    assert Run(tmp_path / "run").metrics["status"] == "interrupted"
+    assert differences(uninterrupted(f"model={model}"), run(tmp_path, *options)) == []
+
+
+@pytest.mark.slow
+def test_the_cache_may_be_removed_before_a_run_is_resumed(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data", train=some_reviews(96), test=some_reviews(16, 100))
+    sizes = ("data=", "data.train_size", "data.test_size", "data.cache_dir")
+    options = [text for text in SMALL if not text.startswith(sizes)] + ["data.path=data"]
+    uninterrupted = run(tmp_path, *options).rename(tmp_path / "uninterrupted")
+    assert any((tmp_path / "cache").iterdir())
+    run(tmp_path, *options, moment=Moment(STEP, 14))
+    shutil.rmtree(tmp_path / "cache")
+    assert differences(uninterrupted, run(tmp_path, *options)) == []
+
+
+@pytest.mark.slow
+def test_six_first_starts_at_once_have_the_same_bits(tmp_path: Path) -> None:
+    """Without encoded reviews and without compiled kernels."""
+    write_parquet(tmp_path / "data", train=some_reviews(96), test=some_reviews(16, 100))
+    sizes = ("data=", "data.train_size", "data.test_size", "data.cache_dir")
+    options = [text for text in SMALL if not text.startswith(sizes)] + ["data.path=data"]
+    options += ["model=custom_gru", "trainer.max_epochs=1"]
+    processes = [started(tmp_path, *options, f"hydra.run.dir=run{n}") for n in range(6)]
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0] * 6, output_of(tmp_path)
+    for number in range(1, 6):
+        assert differences(tmp_path / "run0", tmp_path / f"run{number}") == []
+
+
+@pytest.mark.slow
+def test_a_second_grid_on_a_directory_is_refused(tmp_path: Path) -> None:
+    grid = [*SMALL, "-m", "seed=0,1", "trainer.max_epochs=400", "hydra.sweep.dir=grid"]
+    first = started(tmp_path, *grid)
+    deadline = time.monotonic() + 60
+    while not [*tmp_path.glob("grid/*/metrics.json")] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    try:
+        assert command(tmp_path, *grid) == 2
+        assert "another process is working in it" in output_of(tmp_path)
+    finally:
+        first.terminate()
+        first.join(30)
+    assert first.exitcode == 143
 
 
 def test_a_pretraining_restarts_from_scratch(

@@ -83,7 +83,7 @@ def test_binary_and_corrupt_columns_of_parquet_are_refused(tmp_path: Path) -> No
     content = bytearray(file.read_bytes())
     content[100:5_000] = bytes(4_900)
     file.write_bytes(content)
-    with pytest.raises(InputError, match="r.parquet: unreadable after row 0"):
+    with pytest.raises(InputError, match="r.parquet: unreadable parquet, after row 0"):
         list(read_texts(file))
 
 

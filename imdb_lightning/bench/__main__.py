@@ -5,6 +5,7 @@ python -m imdb_lightning.bench step              the time of a training step, by
 python -m imdb_lightning.bench checkpointing     the cost of checkpoints within an epoch
 python -m imdb_lightning.bench epoch             a training epoch, against a plain PyTorch script
 python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
+python -m imdb_lightning.bench contention        beside busy processes and a second run
 python -m imdb_lightning.bench predict RUN       prediction, against training's evaluation loop
 python -m imdb_lightning.bench gpu               everything that is measured on a GPU
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 NAMES = ("lstm", "gru", "gru_before", "rnn", "unknown")  # layers.CASES, without importing torch
 GPU_STAGES = ("tests", "layers", "epochs", "repeats", "mixed", "grid")  # gpu.STAGES
 VARIANTS = ("fused", "compile", "loop", "nn.LSTM", "plain script")  # epoch.VARIANTS
+MODELS = ("rnn", "lstm", "gru", "custom_rnn", "custom_lstm", "custom_gru")  # of contention
 
 
 @cli.command
@@ -94,6 +96,8 @@ def parser() -> cli.Parser:
             bench.add_argument("overrides", nargs="*", default=["experiment=report/custom_lstm"])
         if name == "epoch":
             bench.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+        if name == "contention":
+            bench.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     return top
 
 
@@ -168,6 +172,16 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
     return scaling(options.cells, torch.get_num_threads(), options.rounds)
 
 
+def contention(options: argparse.Namespace) -> dict[str, Any]:
+    """training and prediction beside busy processes, a second run, and in a grid"""
+    import torch
+
+    from .contention import VARIANTS, contention
+
+    variants = [name for name in VARIANTS if name.split()[0] in options.models]
+    return contention(variants, options.rounds, torch.get_num_threads())
+
+
 def predict(options: argparse.Namespace) -> dict[str, Any]:
     """prediction of texts, against the evaluation loop of training"""
     from ..data.sources import DataError
@@ -221,6 +235,7 @@ BENCHES = {
     "checkpointing": checkpointing,
     "epoch": epoch,
     "scaling": scaling,
+    "contention": contention,
     "predict": predict,
     "gpu": gpu,
 }

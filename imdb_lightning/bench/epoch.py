@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -37,9 +38,9 @@ worker: Worker  # of this process
 class Worker:
     """One variant of training, in a process of its own."""
 
-    def __init__(self, variant: str, threads: int, overrides: list[str]) -> None:
-        (cfg,) = check_command_line([*VARIANTS[variant], *overrides]).jobs
-        plain = variant == "plain script"
+    def __init__(self, overrides: Sequence[str], threads: int, plain: bool = False) -> None:
+        (cfg,) = check_command_line(overrides).jobs
+        self.cfg = cfg
         if not plain:
             process.configure()
         torch.set_num_threads(threads)
@@ -67,7 +68,7 @@ def start(variant: str, threads: int, overrides: list[str]) -> None:
     global worker
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     process.ignore_lightning_warnings()
-    worker = Worker(variant, threads, overrides)
+    worker = Worker([*VARIANTS[variant], *overrides], threads, plain=variant == "plain script")
 
 
 def one_epoch() -> tuple[float, int]:

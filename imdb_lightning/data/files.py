@@ -15,7 +15,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from .labels import LABELS
+from ..config.text import one_line
+from .labels import LABELS, NO_LABEL
 
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
@@ -59,12 +60,12 @@ def read_texts(file: Path) -> Iterator[str]:
     """The reviews of a file, one at a time. Raises InputError."""
     if file.suffix.lower() == ".txt":
         return _txt(_found(file))
-    return (text for text, _ in rows(file, labelled=False))
+    return (text for text, _ in rows(file))
 
 
 def read_labelled(file: Path) -> tuple[list[str], np.ndarray]:
     """The reviews of a file and whether each is positive. Raises InputError."""
-    pairs = list(rows(file, labelled=True))
+    pairs = list(rows(file, label_of))
     if not pairs:
         raise InputError(f"{file}: contains no reviews")
     texts, labels = zip(*pairs, strict=True)
@@ -77,21 +78,25 @@ def lines(stream: IO[bytes], name: str) -> Iterator[str]:
         yield line
 
 
-def rows(file: Path, labelled: bool) -> Iterator[tuple[str, bool | None]]:
-    """Each review of a table with its label, or None if `labelled` is false."""
+def rows(
+    file: Path, read_label: Callable[[str, Any], int] | None = None
+) -> Iterator[tuple[str, int]]:
+    """Each review of a table with its label; without `read_label`, labels are not looked at.
+
+    `read_label` is called with the row's place, for a message, and its label. Raises InputError.
+    """
     readers: dict[str, Callable[[Path], Iterator[Row]]]
     readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     suffix = file.suffix.lower()
     if suffix not in readers:
-        allowed = readers if labelled else SUFFIXES
+        allowed = readers if read_label else SUFFIXES
         raise InputError(f"{file}: must be one of {', '.join(allowed)}")
     for where, values in readers[suffix](_found(file)):
         text = values[column(where, list(values), TEXT)]
-        if not labelled:
-            yield text_of(where, text), None
-            continue
-        label = values[column(where, list(values), LABEL)]
-        yield text_of(where, text), label_of(where, label)
+        label = NO_LABEL
+        if read_label is not None:
+            label = read_label(where, values[column(where, list(values), LABEL)])
+        yield text_of(where, text), label
 
 
 def text_of(where: str, value: Any) -> str:
@@ -107,14 +112,21 @@ def text_of(where: str, value: Any) -> str:
     return value
 
 
-def label_of(where: str, value: Any) -> bool:
-    """The label of a row: 0, 1, false, true, negative, positive. Raises InputError."""
+def label_of(where: str, value: Any) -> int:
+    """0 or 1, from 0, 1, false, true, neg, pos, negative, positive. Raises InputError."""
     name = str(value).strip().lower().removesuffix(".0")
     if name not in LABEL_NAMES:
         raise InputError(
             f"{where}: label {str(value)[:40]!r}: must be 0, 1, {LABELS[0]} or {LABELS[1]}"
         )
-    return bool(LABEL_NAMES[name])
+    return LABEL_NAMES[name]
+
+
+def no_label_of(where: str, value: Any) -> int:
+    """-1, which an unlabelled review has. Raises InputError."""
+    if value != NO_LABEL:
+        raise InputError(f"{where}: label {str(value)[:40]!r}: must be -1, which is none")
+    return NO_LABEL
 
 
 def column(where: str, names: Sequence[str], wanted: Sequence[str]) -> str:
@@ -252,5 +264,5 @@ def _parquet(file: Path) -> Iterator[Row]:
                     )
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise InputError(
-            f"{file}: unreadable after row {number}: {' '.join(str(error).split())[:200]}"
+            f"{file}: unreadable parquet, after row {number}: {one_line(error)}"
         ) from None

@@ -1,7 +1,7 @@
 """The sources of the reviews: a local copy in one of three forms, or the Hugging Face hub.
 
-A copy is a folder of parquet files in the hub's layout (train-*.parquet, test-*.parquet with the
-columns text and label, here or in plain_text/), an extracted aclImdb folder, or the official
+A copy is a folder of parquet files in the hub's layout (train-*.parquet, test-*.parquet, here or in
+plain_text/; data/files.py has their columns), an extracted aclImdb folder, or the official
 aclImdb_v1.tar.gz. Nothing is ever extracted, and nothing but reviews is read from the archive.
 The unlabelled reviews are read only on request.
 """
@@ -20,15 +20,12 @@ import urllib.request
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from .files import InputError, label_of, no_label_of, rows
 from .labels import NO_LABEL
-
-
-if TYPE_CHECKING:
-    import pyarrow.parquet
 
 
 HUB = "stanfordnlp/imdb"
@@ -165,71 +162,19 @@ def _parquet_files(folder: Path, split: str) -> list[Path]:
 
 
 def _read_parquet(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
-    import pyarrow
-    import pyarrow.parquet
-
     splits = {}
     for split in names:
-        files = _parquet_files(folder, split)
-        if not files:  # `locate` has checked the labelled ones
-            splits[split] = Reviews([], np.empty(0, np.int64))
-            continue
-        tables = []
-        for file in files:
+        texts: list[str] = []
+        labels: list[int] = []
+        for file in _parquet_files(folder, split):
             try:
-                with pyarrow.parquet.ParquetFile(file) as content:
-                    _check_columns(file, content)
-                    table = content.read(columns=["text", "label"])
-                if pyarrow.types.is_dictionary(table["text"].type):
-                    table = table.set_column(
-                        table.column_names.index("text"),
-                        "text",
-                        table["text"].cast(table["text"].type.value_type),
-                    )
-                tables.append(table.select(["text", "label"]))
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise DataError(f"{file}: unreadable parquet: {reason}") from None
-        allowed = (NO_LABEL,) if split == UNLABELLED else (0, 1)
-        parts = [
-            _from_table(table, f"{file}", allowed)
-            for file, table in zip(files, tables, strict=True)
-        ]
-        splits[split] = Reviews(
-            [text for part in parts for text in part.texts],
-            np.concatenate([part.labels for part in parts]),
-        )
+                for text, label in rows(file, no_label_of if split == UNLABELLED else label_of):
+                    texts.append(text)
+                    labels.append(label)
+            except InputError as error:
+                raise DataError(str(error)) from None
+        splits[split] = Reviews(texts, np.array(labels, np.int64))
     return splits
-
-
-def _check_columns(file: Path, content: pyarrow.parquet.ParquetFile) -> None:
-    names = content.schema_arrow.names
-    missing = [name for name in ("text", "label") if name not in names]
-    if missing:
-        raise DataError(
-            f"{file}: no column {' or '.join(missing)}; its columns are {', '.join(names)}"
-        )
-    if content.metadata.num_rows == 0:
-        raise DataError(f"{file}: it contains no reviews")
-
-
-def _from_table(table: pyarrow.Table, where: str, allowed: Sequence[int]) -> Reviews:
-    labels = table["label"].to_pylist()
-    for row, label in enumerate(labels):
-        if label not in allowed:
-            what = "0 is negative, 1 positive" if NO_LABEL not in allowed else "-1 is none"
-            raise DataError(f"{where}, row {row}: label {label!r}; {what}")
-    try:
-        texts = table["text"].to_pylist()
-    except UnicodeDecodeError:
-        # Arrow hands out no text at all when one row is not UTF-8: take the bytes instead.
-        contents = [value.as_buffer() for value in table["text"]]
-        texts = [b.to_pybytes().decode("utf-8", "replace") if b else None for b in contents]
-        log.warning("%s: some reviews are not UTF-8; the invalid bytes became U+FFFD", where)
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"{where}, row {row}: text is {text!r}, not a string")
-    return Reviews(texts, np.array(labels, dtype=np.int64))
 
 
 # aclImdb
@@ -243,7 +188,8 @@ FOLDERS = {  # split, label -> where aclImdb has them
 
 def _read_folder(folder: Path, names: Sequence[str]) -> dict[str, Reviews]:
     files = _folder_files(folder, names)
-    return _collect(((split, label, file.read_bytes()) for split, label, file in files), names)
+    contents = ((split, label, str(file), file.read_bytes()) for split, label, file in files)
+    return _collect(contents, names)
 
 
 def _folder_files(folder: Path, names: Sequence[str]) -> list[tuple[str, int, Path]]:
@@ -280,17 +226,24 @@ def read_archive(
             content = tar.extractfile(member)
             assert content is not None  # a regular file
             order = (*part_of[match[1]], _review_number(match[2]) or ())
-            members.append((order, content.read()))
+            members.append((order, f"{archive}, {member.name}", content.read()))
     members.sort()
-    return _collect(((split, label, content) for (split, label, _), content in members), names)
+    return _collect(
+        ((split, label, name, content) for (split, label, _), name, content in members), names
+    )
 
 
-def _collect(files: Iterable[tuple[str, int, bytes]], names: Sequence[str]) -> dict[str, Reviews]:
-    """Reviews from (split, label, content); bytes that are not UTF-8 become U+FFFD."""
+def _collect(
+    files: Iterable[tuple[str, int, str, bytes]], names: Sequence[str]
+) -> dict[str, Reviews]:
+    """Reviews from (split, label, name of the file, content). Raises DataError."""
     texts: dict[str, list[str]] = {split: [] for split in names}
     labels: dict[str, list[int]] = {split: [] for split in names}
-    for split, label, content in files:
-        texts[split].append(content.decode("utf-8", "replace"))
+    for split, label, name, content in files:
+        try:
+            texts[split].append(content.decode())
+        except UnicodeDecodeError:
+            raise DataError(f"{name}: not UTF-8") from None
         labels[split].append(label)
     return {split: Reviews(texts[split], np.array(labels[split], np.int64)) for split in names}
 

@@ -24,10 +24,11 @@ from tqdm import tqdm
 from ..config.text import one_line, quote
 from ..runtime import signals
 from . import sweep
+from .live_line import State, labels, live_line, time_left
 from .run import Run
 
 
-BAR_FORMAT = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}, {remaining} left{postfix}"
+BAR_FORMAT = "{n_fmt}/{total_fmt} runs |{bar:10}| {elapsed}{postfix}"
 POLL = 0.3  # seconds
 GRACE = 8  # seconds from SIGTERM, on which a run saves a checkpoint, to SIGKILL
 NOT_FORWARDED = (
@@ -43,13 +44,16 @@ NOT_FORWARDED = (
 class Job:
     """One run of the grid and, once it is started, its process."""
 
-    def __init__(self, config: DictConfig, overrides: Sequence[str]) -> None:
+    def __init__(self, config: DictConfig, overrides: Sequence[str], label: str) -> None:
         self.config = config
         self.overrides = overrides
         self.path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
-        self.name = self.path.name
+        self.label = label or self.path.name
         self.result = JobReturn(overrides=overrides, cfg=config, status=JobStatus.COMPLETED)
         self.process: subprocess.Popen[bytes] | None = None
+        self.max_epochs: int = config.trainer.max_epochs
+        self.epochs = self.first = 0  # completed now, and when it was started
+        self.estimate: float | None = None  # seconds from start to end, by its epochs
         self.started = time.monotonic()
         self.console = self.path / "console.log"
         self.deadline: float | None = None  # for SIGKILL
@@ -62,7 +66,9 @@ class Job:
     def start(self, arguments: Sequence[str], variables: dict[str, str]) -> None:
         self.started = time.monotonic()
         self.path.mkdir(parents=True, exist_ok=True)
-        key = "resume" if sweep.is_resumable(self.path, self.config) else "hydra.run.dir"
+        resumed = sweep.is_resumable(self.path, self.config)
+        self.epochs = self.first = Run(self.path).completed_epochs if resumed else 0
+        key = "resume" if resumed else "hydra.run.dir"
         command = [sys.executable, "-m", "imdb_lightning", *arguments, *self.overrides]
         with self.console.open("wb") as console:
             self.process = subprocess.Popen(
@@ -74,6 +80,18 @@ class Job:
                 start_new_session=True,  # Ctrl-C reaches the parent, which terminates its runs
                 preexec_fn=signals.terminate_with_parent if sys.platform == "linux" else None,
             )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def update(self) -> float | None:
+        """Read the epochs so far; the estimate, renewed with every epoch."""
+        epochs = Run(self.path).completed_epochs
+        if self.epochs < epochs <= self.max_epochs:
+            self.epochs = epochs
+            self.estimate = self.seconds * (self.max_epochs - self.first) / (epochs - self.first)
+        return self.estimate
 
     def kill(self, reason: str) -> None:
         """SIGTERM now; after the grace period SIGKILL, to it and all that it started."""
@@ -91,7 +109,7 @@ class Job:
 
     def finish(self, code: int) -> str:
         """A line about the run, whose process has exited. Records a failure in its directory."""
-        run, seconds = Run(self.path), time.monotonic() - self.started
+        run, seconds = Run(self.path), self.seconds
         if sweep.is_done(self.path, self.config):
             self.console.unlink()  # train.log has it all
             self.result.return_value = accuracy = run.val_accuracy
@@ -108,10 +126,6 @@ class Job:
             last = (text.splitlines() or ["no message"])[-1]
             run.mark_failed(f"exit code {code}: {last}", killed=code in (130, 143))
         return f"failed: {sweep.failure_reason(run)}"
-
-    def progress(self) -> str:
-        done = Run(self.path).completed_epochs
-        return f"{self.name} {done}/{self.config.trainer.max_epochs}"
 
 
 class LocalPool(Launcher):
@@ -137,7 +151,10 @@ class LocalPool(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        jobs = [Job(self.load(self.config, list(texts)), texts) for texts in job_overrides]
+        jobs = [
+            Job(self.load(self.config, list(texts)), texts, label)
+            for texts, label in zip(job_overrides, labels(job_overrides), strict=True)
+        ]
         waiting: deque[Job] = deque()
         for job in jobs:
             if sweep.is_done(job.path, job.config):
@@ -149,6 +166,7 @@ class LocalPool(Launcher):
         threads = max(1, cores() // max(1, slots))
         running: dict[int, Job] = {}
         done = len(jobs) - len(waiting)
+        taken: list[float] = []  # seconds of the runs that are done
         bar = tqdm(
             total=len(jobs), initial=done, bar_format=BAR_FORMAT, dynamic_ncols=True, disable=None
         )
@@ -173,11 +191,13 @@ class LocalPool(Launcher):
                                 how = job.finish(code)
                             except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
                                 how = f"failed: {one_line(error)}"
-                            bar.write(f"[{finished}/{len(jobs)}] {job.name}: {how}")
-                        elif self.timeout and time.monotonic() - job.started > self.timeout:
+                            if sweep.is_done(job.path, job.config):
+                                taken.append(job.seconds)
+                            bar.write(f"[{finished}/{len(jobs)}] {job.label}: {how}")
+                        elif self.timeout and job.seconds > self.timeout:
                             job.kill(f"killed after {self.timeout:g} s (hydra.launcher.timeout)")
                     if not bar.disable:
-                        bar.set_postfix_str(", ".join(job.progress() for job in running.values()))
+                        show(bar, taken, [*running.values()], len(waiting), slots)
                     time.sleep(POLL)
         finally:  # Ctrl-C and SIGTERM
             while running:
@@ -197,6 +217,17 @@ class LocalPool(Launcher):
             text for text in self.config.hydra.overrides.hydra if not text.startswith(NOT_FORWARDED)
         ]
         return [*(f"--config-dir={folder}" for folder in folders), *overrides]
+
+
+def show(
+    bar: tqdm, finished: Sequence[float], running: Sequence[Job], waiting: int, slots: int
+) -> None:
+    """Write the live line, as wide as the terminal."""
+    left = time_left(finished, [(job.seconds, job.update()) for job in running], waiting, slots)
+    states = [State(job.label, job.epochs, job.max_epochs) for job in running]
+    columns = bar.format_dict["ncols"] or 80
+    used = len(str(bar).partition(", ")[0]) + len(", ")
+    bar.set_postfix_str(live_line(states, left, columns - used - 1))
 
 
 def job_environment(threads: int, gpus: Sequence[str], slot: int, uses_gpu: bool) -> dict[str, str]:

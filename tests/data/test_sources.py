@@ -33,7 +33,7 @@ FILES = {
     "train/neg/9_3.txt": b"Bad again.",
     "train/pos/0_9.txt": b"Good.",
     "train/pos/1_10.txt": "Caf\u00e9, tr\u00e8s bon.".encode(),
-    "test/neg/0_1.txt": b"Not UTF-8: \xff.",
+    "test/neg/0_1.txt": b"Worst.",
     "test/pos/0_10.txt": b"",
     "train/unsup/10_0.txt": b"Unlabelled, eleventh.",
     "train/unsup/9_0.txt": b"Unlabelled, tenth.",
@@ -65,7 +65,7 @@ def assert_is_acl(splits: dict[str, sources.Reviews]) -> None:
     train, test = splits["train"], splits["test"]
     assert train.texts == ["Bad.", "Bad again.", "Worse.", "Good.", "Caf\u00e9, tr\u00e8s bon."]
     assert train.labels.tolist() == [0, 0, 0, 1, 1]
-    assert test.texts == ["Not UTF-8: \ufffd.", ""]
+    assert test.texts == ["Worst.", ""]
     assert test.labels.tolist() == [0, 1]
 
 
@@ -133,7 +133,7 @@ def test_a_dataset_without_unlabelled_reviews_is_refused(tmp_path: Path) -> None
 def test_a_label_among_the_unlabelled_is_refused(tmp_path: Path) -> None:
     parquet(tmp_path)
     write_parquet(tmp_path, unsupervised={"text": ["a", "b"], "label": [-1, 1]})
-    with pytest.raises(DataError, match="parquet, row 1: label 1; -1 is none"):
+    with pytest.raises(DataError, match="parquet, row 2: label '1': must be -1"):
         sources.load(tmp_path, unlabelled=True)
 
 
@@ -254,12 +254,12 @@ def test_a_listening_hub_is_reachable_and_a_closed_port_is_not() -> None:
 
 
 BROKEN = {
-    "no column text or label": {"review": ["a", "b"], "stars": [0, 1]},
-    "no column label": {"text": ["a", "b"], "sentiment": [0, 1]},
-    "row 1: label 2": {"text": ["a", "b", "c"], "label": [0, 2, 1]},
-    "row 0: label -1": {"text": ["a", "b"], "label": [-1, 1]},
-    "row 1: label None": {"text": ["a", "b"], "label": [0, None]},
-    "row 2: text is None": {"text": ["a", "b", None], "label": [0, 1, 1]},
+    "no column text or review": {"words": ["a", "b"], "label": [0, 1]},
+    "no column label or sentiment": {"text": ["a", "b"], "stars": [0, 1]},
+    "row 2: label '2'": {"text": ["a", "b", "c"], "label": [0, 2, 1]},
+    "row 1: label '-1'": {"text": ["a", "b"], "label": [-1, 1]},
+    "row 2: label 'None'": {"text": ["a", "b"], "label": [0, None]},
+    "row 3: text is 'None'": {"text": ["a", "b", None], "label": [0, 1, 1]},
     "all labelled 1": {"text": ["a", "b"], "label": [1, 1]},
     "no reviews": {
         "text": pyarrow.array([], pyarrow.string()),
@@ -315,13 +315,25 @@ def test_shards_may_differ_in_other_columns(tmp_path: Path) -> None:
     assert sources.load(sources.locate(str(folder)))["train"].texts == ["a", "b", "a", "b"]
 
 
-def test_parquet_text_that_is_not_utf8_gets_replacement_characters(tmp_path: Path) -> None:
-    folder = parquet(tmp_path)
+def test_bytes_that_are_not_utf8_are_refused_with_their_place(tmp_path: Path) -> None:
+    folder = parquet(tmp_path / "parquet")
     raw = pyarrow.array([b"fine", b"bad \xff byte"], pyarrow.binary())
     text = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
     table = pyarrow.table({"text": text, "label": [0, 1]})
     pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
-    assert sources.load(folder)["train"].texts == ["fine", "bad \ufffd byte"]
+    with pytest.raises(DataError, match=r"00001\.parquet: unreadable .*utf-8"):
+        sources.load(folder)
+    folder = acl_folder(tmp_path)
+    (folder / "test" / "neg" / "0_1.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"0_1\.txt: not UTF-8"):
+        sources.load(folder)
+
+
+def test_the_names_of_columns_and_labels_are_those_of_every_file(tmp_path: Path) -> None:
+    columns = {"Review": ["a", "b", "c"], "sentiment ": ["negative", "pos", "TRUE"]}
+    folder = write_parquet(tmp_path, train=columns, test=some_reviews(4))
+    train = sources.load(folder)["train"]
+    assert train.texts == ["a", "b", "c"] and train.labels.tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("make", [parquet, acl_folder])

@@ -94,6 +94,14 @@ def check_command_line(
             except (HydraException, OmegaConfBaseException) as error:
                 line.errors.append(f"{text}: {_grammar_error(text, error)}")
                 continue
+            group = override.key_or_group
+            choice = None if override.is_sweep_override() else override.value()
+            wrong = isinstance(choice, list | dict)  # which Hydra takes for names, whatever it has
+            if group.startswith("hydra/") and not override.is_sweep_override():
+                wrong = not isinstance(choice, str)
+            if wrong and (group in groups or group.startswith("hydra/")):
+                line.errors.append(f"{text}: {group} must be one name")
+                continue
             if override.is_sweep_override() and values is None:
                 line.errors.append(f"{text}: a grid needs a list of values, such as 0.1,0.01")
                 continue
@@ -293,10 +301,10 @@ def _check_job(
 def _wrong_choice(override: Override, options: list[str]) -> str | None:
     choice = override.value()
     group = override.key_or_group
-    if override.is_delete():
+    if override.is_delete() and group not in ("experiment", "pretrain"):
         return f"{override.input_line}: a run needs {group}"
     if choice is None and group in ("experiment", "pretrain"):
-        return f"{override.input_line}: null is the default; omit it"
+        return f"{override.input_line}: none is the default; omit it"
     if choice in options:
         if override.is_add():
             return f"{override.input_line}: write {group}={choice}, without the +"

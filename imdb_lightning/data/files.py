@@ -15,7 +15,6 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ..config.text import one_line
 from .labels import LABELS, NO_LABEL
 
 
@@ -264,5 +263,5 @@ def _parquet(file: Path) -> Iterator[Row]:
                     )
     except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise InputError(
-            f"{file}: unreadable parquet, after row {number}: {one_line(error)}"
+            f"{file}: unreadable parquet, after row {number}: {' '.join(str(error).split())[:200]}"
         ) from None

@@ -109,6 +109,11 @@ WRONG = {
     "trainer.profiler=simple": ["profiler of lightning.Trainer is not supported"],
     "trainer.strategy=ddp": ["strategy of lightning.Trainer is not supported"],
     "model=GRU": ["did you mean gru?"],
+    "experiment=[1]": ["experiment must be one name"],
+    "model={a:1}": ["model must be one name"],
+    "hydra/launcher=[1]": ["hydra/launcher must be one name"],
+    "hydra/launcher=null": ["hydra/launcher must be one name"],
+    "~experiment": ["none is the default; omit it"],
     "model.cell.reset=after": ["it needs model=custom_gru"],
     "model.layer._target_=torch.nn.Transformer": ["one of torch.nn.GRU, torch.nn.LSTM"],
     "gru": ["must be KEY=VALUE; did you mean model=gru?"],
@@ -240,7 +245,7 @@ def test_values_that_exclude_one_another_are_refused() -> None:
     ):
         assert any(expected in line for line in errors(*overrides)), overrides
     for group in ("pretrain", "experiment"):
-        assert errors(f"{group}=null") == [f"{group}=null: null is the default; omit it"]
+        assert errors(f"{group}=null") == [f"{group}=null: none is the default; omit it"]
 
 
 def test_synthetic_reviews_need_room_for_the_distance() -> None:

@@ -227,6 +227,7 @@ def review_file(folder: Path, chance: random.Random) -> str:
 
 def command_line(folder: Path, chance: random.Random) -> str:
     keys = [*KEYS, "model", "data", "optim", "trainer", "experiment", "hydra.run.dir", "x", "-m"]
+    keys += ["hydra/launcher", "hydra/sweeper", "hydra.sweep.dir", "pretrain", "resume"]
     words = []
     for _ in range(chance.randrange(1, 4)):
         key = chance.choice(keys)

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from .model.cells import RNNCell as RNNCell
     from .model.check import check_cell as check_cell
 
-# Threads that wait for one another spin before they sleep: by default so long that beside a busy
-# process a step takes twenty times as long. OpenMP reads this when torch is loaded, later.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GCC's, in iterations
-os.environ.setdefault("KMP_BLOCKTIME", "1")  # Intel's and LLVM's, in milliseconds
-
 for _name in ("IMDB_DATA", "IMDB_LIGHTNING_CACHE"):
     if os.environ.get(_name) == "":  # set but empty is unset, for every reader
         del os.environ[_name]

@@ -26,7 +26,7 @@ from .loggers.tensorboard import TensorBoard
 from .model.classifier import Classifier
 from .runs import checkpoint, resume, storage
 from .runs.run import Run
-from .runtime import process, provenance
+from .runtime import contention, process, provenance
 from .transfer.pretrained import Pretrained
 from .transfer.teacher import Teachers
 
@@ -40,7 +40,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     ends the run early is raised as well, after metrics.json has it as its "error".
     """
     metadata = provenance.run_metadata(cfg)
-    with process.preserve_global_state():
+    with process.preserve_global_state(), contention.yield_to_others():
         if cfg.resume is None:
             with Run.create(run_dir, {"status": "running", **metadata}) as run:
                 return _train(cfg, run, RunLogger(run, metadata), None, {})

@@ -6,6 +6,7 @@ one of measurements that are seconds apart.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from omegaconf import OmegaConf
 from ..data.split import reviews_of_split
 from ..inference import Predictor, build
 from ..runtime import process
+from ..runtime.contention import yield_to_others
 from . import epoch
 from .timing import own_process, table
 
@@ -45,11 +47,12 @@ REVIEWS += [f"data.test_size={SIZE}", "trainer=cpu"]
 BUSY = (1, 2, 4)
 ALONE, SECOND, GRID = "alone", "a second run", "a grid of two"
 SPINNING, SPINNING_BUSY = "alone, spinning", "2 busy, spinning"
-# What OpenMP's runtimes do unless they are told otherwise: GCC's, and LLVM's.
-SPIN = {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+SPIN = {"GOMP_SPINCOUNT": "300000"}  # what GNU's OpenMP does unless it is told otherwise
+SETTLE = 1.0  # seconds, in which a process notices its neighbours, or that they have gone
 GRID_EPOCHS = 3  # the first one warms up
 
 worker: Worker  # of this process
+stack_of_process = ExitStack()
 
 
 class Worker(epoch.Worker):
@@ -79,6 +82,8 @@ def start(overrides: Sequence[str], threads: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     process.ignore_lightning_warnings()
     worker = Worker(overrides, threads)
+    atexit.register(stack_of_process.close)
+    stack_of_process.enter_context(yield_to_others())
 
 
 def measure(what: str) -> float:
@@ -145,11 +150,13 @@ def one_variant(
 
 
 def alone(one: ProcessPoolExecutor, what: str) -> float:
+    time.sleep(SETTLE)
     return one.submit(measure, what).result()
 
 
 def both(one: ProcessPoolExecutor, other: ProcessPoolExecutor, what: str) -> float:
     """Mean of two that run at the same time."""
+    time.sleep(SETTLE)
     started = [pool.submit(measure, what) for pool in (one, other)]
     return statistics.fmean(future.result() for future in started)
 
@@ -163,7 +170,6 @@ def beside_busy(one: ProcessPoolExecutor, count: int, what: str) -> float:
             busy = subprocess.Popen(command)
             stack.callback(busy.wait)
             stack.callback(busy.kill)
-        time.sleep(0.2)  # until they are busy
         return alone(one, what)
 
 

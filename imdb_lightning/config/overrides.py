@@ -96,10 +96,10 @@ def check_command_line(
                 continue
             group = override.key_or_group
             choice = None if override.is_sweep_override() else override.value()
-            wrong = isinstance(choice, list | dict)  # which Hydra takes for names, whatever it has
+            several = isinstance(choice, list | dict)  # of which Hydra checks nothing
             if group.startswith("hydra/") and not override.is_sweep_override():
-                wrong = not isinstance(choice, str)
-            if wrong and (group in groups or group.startswith("hydra/")):
+                several = not isinstance(choice, str)
+            if several and (group in groups or group.startswith("hydra/")):
                 line.errors.append(f"{text}: {group} must be one name")
                 continue
             if override.is_sweep_override() and values is None:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .data.sources import DataError
     from .data.split import reviews_of_split
     from .inference import LoadError, load  # late: torch takes seconds to import
-    from .runtime import process
+    from .runtime import contention, process
 
     process.configure()
     try:
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             texts, labels = reviews_of_split(model.data, arguments.split, arguments.data)
             name = f"{model.data['name']} {arguments.split}"
-        result = evaluate(model, texts, labels, arguments.batch_size)
+        with contention.yield_to_others():
+            result = evaluate(model, texts, labels, arguments.batch_size)
     except (LoadError, InputError, DataError) as error:
         p.fail(str(error))
     if arguments.json:

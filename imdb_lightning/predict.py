@@ -29,11 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if bool(arguments.texts) == bool(arguments.file):
         p.fail("give reviews, or - to read one a line from standard input, or --file")
     from .inference import LoadError, load  # late: torch takes seconds to import
-    from .runtime import process
+    from .runtime import contention, process
 
     process.configure()
     try:
-        predict(load(arguments.run, arguments.trust), arguments)
+        with contention.yield_to_others():
+            predict(load(arguments.run, arguments.trust), arguments)
     except (LoadError, InputError) as error:
         p.fail(str(error))
 

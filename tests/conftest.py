@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from imdb_lightning.config import overrides
 from imdb_lightning.config.overrides import check_command_line
 from imdb_lightning.train import train
 
@@ -32,6 +34,9 @@ SERVER.set_forkserver_preload(["imdb_lightning.train", "imdb_lightning.runs.chec
 # For what is built while tests are collected; removed when they end.
 CACHE = tempfile.TemporaryDirectory(prefix="imdb_lightning-")
 os.environ["IMDB_LIGHTNING_CACHE"] = CACHE.name
+
+# Configurations are composed hundreds of times from files that no test changes.
+overrides._base = cache(overrides._base)
 
 # Small tensors are fastest on one thread, even if other work shares the cores.
 THREADS = "1"

@@ -48,7 +48,7 @@ BUSY = (1, 2, 4)
 ALONE, SECOND, GRID = "alone", "a second run", "a grid of two"
 SPINNING, SPINNING_BUSY = "alone, spinning", "2 busy, spinning"
 SPIN = {"GOMP_SPINCOUNT": "300000"}  # what GNU's OpenMP does unless it is told otherwise
-SETTLE = 1.0  # seconds, in which a process notices its neighbours, or that they have gone
+SETTLE = 1.5  # seconds, in which a process notices its neighbours, or that they have gone
 GRID_EPOCHS = 3  # the first one warms up
 
 worker: Worker  # of this process

@@ -11,9 +11,7 @@ Dimensions: T steps, B reviews, I input size, H hidden size, G gates.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +24,6 @@ from .kernels import Native, Weights
 from .padding import padding_mask_like
 
 
-log = logging.getLogger(__name__)
-warn_once = cache(log.warning)
-
 Saved = tuple[Tensor, ...]  # what a forward pass keeps for the backward pass
 
 # d (1 - y) y and d (1 - y^2): the gradients of sigmoid and tanh by their results.
@@ -39,8 +34,8 @@ tanh_back = torch.ops.aten.tanh_backward
 class Fused(nn.Module):
     """One cell over time, with the calling convention of `Unrolled`, by the fastest way there is.
 
-    On a GPU any cell has one (kernels/cuda.py). On a CPU the cells of cells.py have theirs; others
-    are unrolled step by step, after one line that says so.
+    On a GPU kernels/cuda.py chooses it. On a CPU the built-in cells have theirs here; for others
+    kernels are generated from their step (kernels/cpu.py), or one line says why they are not.
     """
 
     def __init__(self, cell: Cell, native: bool = True) -> None:
@@ -48,11 +43,12 @@ class Fused(nn.Module):
         super().__init__()
         self.cell = cell
         self.native = native
-        self.on_gpu: Any = None  # made where it is needed: it imports a tracer
+        self.on_gpu: Any = None  # made where they are needed: they import a tracer
+        self.on_cpu: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the kernels, which no file and no other process can hold."""
-        return {**super().__getstate__(), "on_gpu": None}
+        return {**super().__getstate__(), "on_gpu": None, "on_cpu": None}
 
     def forward(
         self, x_TBI: Tensor, state: State | None = None, lengths_B: Tensor | None = None
@@ -68,12 +64,6 @@ class Fused(nn.Module):
         if state is None:
             state = cell.initial_state(x_TBI.shape[1])
         self._check(x_TBI, state, lengths_B)
-        if type(cell) not in PORTABLE and not x_TBI.is_cuda:
-            warn_once(
-                f"{type(cell).__name__} has no fused form on a CPU and is unrolled step by step; "
-                "model.implementation=compile is faster"
-            )
-            return unrolled(cell, x_TBI, state, lengths_B)
         dtype = next(cell.parameters()).dtype
         with torch.autocast(x_TBI.device.type, enabled=False):
             x_TBI, *first = (tensor.to(dtype).contiguous() for tensor in (x_TBI, *state))
@@ -81,6 +71,8 @@ class Fused(nn.Module):
                 lengths_B = lengths_B.to(x_TBI.device, torch.int64).contiguous()
             if x_TBI.is_cuda:
                 return self._on_gpu(x_TBI, tuple(first), lengths_B)
+            if type(cell) not in PORTABLE:
+                return self._on_cpu(x_TBI, tuple(first), lengths_B)
             weights = Weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
             inputs = [x_TBI, *first]
             keep = torch.is_grad_enabled()
@@ -96,6 +88,15 @@ class Fused(nn.Module):
 
             self.on_gpu = CudaSequence(self.cell, unrolled)
         return self.on_gpu(x_TBI, state, lengths_B)
+
+    def _on_cpu(
+        self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
+    ) -> tuple[Tensor, State]:
+        if self.on_cpu is None:
+            from .kernels.cpu import CpuSequence
+
+            self.on_cpu = CpuSequence(self.cell, unrolled, self.native)
+        return self.on_cpu(x_TBI, state, lengths_B)
 
     def _check(self, x_TBI: Tensor, state: State, lengths_B: Tensor | None) -> None:
         """The kernels take addresses: nothing after this looks at sizes again."""

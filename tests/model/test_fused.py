@@ -258,20 +258,46 @@ def test_inputs_that_do_not_fit_the_cell_are_refused(name: str, native: bool) ->
 class Mine(RNNCell):
     """A subclass may compute anything else."""
 
+    def step(self, projected_x: Tensor, state: State) -> State:
+        return (torch.cos(super().step(projected_x, state)[0]),)
 
-def test_a_cell_of_the_users_own_is_unrolled_on_a_cpu_and_one_line_says_so(
+
+class Arctangent(RNNCell):
+    """Outside the language that kernels are generated from."""
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        return (torch.atan(super().step(projected_x, state)[0]),)
+
+
+def mine(name: str) -> tuple[nn.Module, Cell]:
+    model = {"cell": {"_target_": f"{__name__}.{name}"}, "implementation": "fused"}
+    layer = layer_factory(model)(2, 2)
+    (cell,) = layer.children()
+    assert isinstance(cell, Cell)
+    return layer, cell
+
+
+@needs_kernels
+def test_a_cell_of_a_user_has_generated_kernels_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    layer, cell = mine("Mine")
+    x = torch.randn(4, 3, 2)
+    torch.testing.assert_close(layer(x)[0], Unrolled(cell)(x)[0])
+    assert isinstance(layer, Fused) and layer.on_cpu.by == "C"
+    portable = Fused(cell, native=False)
+    torch.testing.assert_close(portable(x)[0], Unrolled(cell)(x)[0])
+    assert portable.on_cpu.by == "PyTorch"
+    assert [r for r in caplog.records if r.name.startswith("imdb_lightning")] == []
+
+
+def test_a_cell_that_has_none_is_unrolled_and_one_line_says_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model = {"cell": {"_target_": f"{__name__}.Mine"}, "implementation": "fused"}
     x = torch.randn(4, 3, 2)
     for _ in range(2):
-        layer = layer_factory(model)(2, 2)
-        (cell,) = layer.children()
-        assert isinstance(cell, Cell)
+        layer, cell = mine("Arctangent")
         assert torch.equal(layer(x)[0], Unrolled(cell)(x)[0])
-    (line,) = caplog.messages
-    assert "Mine has no fused form" in line
-    assert "model.implementation=compile" in line
+    (line,) = [r.message for r in caplog.records if r.name.startswith("imdb_lightning")]
+    assert line.startswith("Arctangent runs step by step, without generated kernels: the operation")
 
 
 @pytest.mark.parametrize(("name", "layer"), list(product(CELLS, (Fused, Compiled, Unrolled))))

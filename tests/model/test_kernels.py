@@ -79,18 +79,12 @@ def test_it_is_built_once_and_kept(fresh: Path) -> None:
     assert [(file, file.stat().st_mtime_ns) for file in fresh.iterdir()] == [(kept, made)]
 
 
-def test_source_compiler_and_processor_are_in_its_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    compiler = library.find_compiler()
-    names = [library.key(compiler)]
-    names.append(library.key([*compiler, "-g"]))
+def test_source_compiler_and_processor_are_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, source = library.find_compiler(), "long lanes(void) { return 8; }"
+    names = [library.key(compiler, source), library.key([*compiler, "-g"], source)]
+    names.append(library.key(compiler, f"{source}\n"))
     monkeypatch.setattr(library, "processor", lambda: "another")
-    names.append(library.key(compiler))
-    other = tmp_path / "recurrent.c"
-    other.write_text(library.SOURCE.read_text() + "\n")
-    monkeypatch.setattr(library, "SOURCE", other)
-    names.append(library.key(compiler))
+    names.append(library.key(compiler, source))
     assert len(set(names)) == 4
 
 

@@ -5,7 +5,6 @@ Dimensions: T steps, B reviews, I input size, H hidden size.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..cells import State
 from . import precision, vendor
+from .first_use import check_first_use
 from .gpu import GpuLoops
 from .graphs import GraphedLoops
 from .sequence import Generated
@@ -92,7 +92,13 @@ class CudaSequence:
         for way in ways:
             try:
                 loops = way(generated.plan)
-                self._check(generated, loops, x_TBI)
+                check_first_use(
+                    self.cell,
+                    lambda cell, *given, by=loops: generated(cell, by, *given),
+                    self.unroll,
+                    x_TBI,
+                    TOLERANCE["tf32" if precision.is_tf32() else "exact"],
+                )
                 return generated, loops
             except ImportError:
                 warn_once("Triton is not installed: cells run under CUDA graphs, which is slower")
@@ -101,50 +107,3 @@ class CudaSequence:
                 reason = f"{type(error).__name__}: {lines[0]}"
                 warn_once(f"{name} cannot be run by {way.name}: {reason}")
         return None
-
-    def _check(self, generated: Generated, loops: Any, like: Tensor) -> None:
-        """Raises RuntimeError where results or gradients differ from the loop's in float64."""
-        cell = self.cell
-        random = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=random).to(like.device, like.dtype)
-
-        T, B = 5, 3
-        x_TBI = draw(T, B, cell.input_size)
-        state = tuple(draw(B, cell.hidden_size) for _ in range(cell.states))
-        grad_TBH = draw(T, B, cell.hidden_size)
-        with torch.enable_grad():
-            twin = copy.deepcopy(cell)
-            mine = self._results(
-                twin, lambda x, s: generated(twin, loops, x, s, None), x_TBI, state, grad_TBH
-            )
-            exact = copy.deepcopy(cell).double()
-            doubles = [tensor.double() for tensor in (x_TBI, *state, grad_TBH)]
-            theirs = self._results(
-                exact,
-                lambda x, s: self.unroll(exact, x, s, None),
-                doubles[0],
-                tuple(doubles[1:-1]),
-                doubles[-1],
-            )
-        bound = TOLERANCE["tf32" if precision.is_tf32() else "exact"]
-        bound = max(bound, 16 * torch.finfo(like.dtype).eps)  # of bfloat16
-        for value, target in zip(mine, theirs, strict=True):
-            error = (value.double() - target).norm() / target.norm().clamp(min=1e-3)
-            if not error < bound:  # also where it is no number
-                raise RuntimeError(f"its results differ from the loop's by {error:.0e}")
-
-    def _results(
-        self, cell: Any, run: Any, x_TBI: Tensor, state: State, grad_TBH: Tensor
-    ) -> list[Tensor]:
-        given = [tensor.detach().requires_grad_() for tensor in (x_TBI, *state)]
-        h_TBH, last = run(given[0], tuple(given[1:]))
-        trained = [p for p in cell.parameters() if p.requires_grad]
-        grads = torch.autograd.grad(
-            (h_TBH, *last),
-            [*given, *trained],
-            (grad_TBH, *(torch.ones_like(s) for s in last)),
-            allow_unused=True,
-        )
-        return [h_TBH, *last, *(g for g in grads if g is not None)]

@@ -21,7 +21,9 @@ from pathlib import Path
 import torch  # noqa: F401  its thread pool is the library's: it must be in the process first
 
 
-SOURCE = Path(__file__).with_name("recurrent.c")
+FOLDER = Path(__file__).parent
+SOURCE = FOLDER / "recurrent.c"
+HEADERS = (FOLDER / "tiles.h", FOLDER / "run.h")
 TIMEOUT = 120  # seconds; it takes one
 ARM = platform.machine() in ("aarch64", "arm64")
 FLAGS = ["-O3", "-mcpu=native" if ARM else "-march=native"]
@@ -31,11 +33,15 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def load() -> ctypes.CDLL | None:
-    """The library; None, after one warning in the log, where it cannot be built or loaded."""
+def load(source: str | None = None) -> ctypes.CDLL | None:
+    """The library of this C, or of recurrent.c; None, after one warning, if there is none.
+
+    A source may include tiles.h and run.h.
+    """
+    source = source or SOURCE.read_text("utf-8")
     try:
         compiler = find_compiler()
-        name = f"recurrent-{key(compiler)}.so"
+        name = f"recurrent-{key(compiler, source)}.so"
         kept = cache_folder() / name
         if kept.exists() and is_mine(kept) and is_mine(kept.parent):
             try:
@@ -43,10 +49,10 @@ def load() -> ctypes.CDLL | None:
             except OSError:  # damaged: made anew
                 pass
         try:
-            return build(compiler, private_folder() / name)
+            return build(compiler, source, private_folder() / name)
         except OSError:  # of a cache that is not to be written: for this process alone
             with tempfile.TemporaryDirectory() as own:
-                return build(compiler, Path(own) / name)
+                return build(compiler, source, Path(own) / name)
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         log.warning("no native kernels, the portable ones are used: %s", error)
         return None
@@ -82,13 +88,18 @@ def find_compiler() -> list[str]:
     raise RuntimeError("there is no C compiler (cc, gcc, clang or $CC)")
 
 
-def key(compiler: list[str]) -> str:
+def key(compiler: list[str], source: str) -> str:
     """Changes with the source, the flags, the compiler's version and the processor's features."""
     version = subprocess.run(
         [*compiler, "--version"], capture_output=True, timeout=TIMEOUT, check=True
     ).stdout
-    content = hashlib.sha256(SOURCE.read_bytes())
-    for part in (version, processor().encode(), shlex.join([*compiler, *FLAGS]).encode()):
+    content = hashlib.sha256(source.encode())
+    for part in (
+        *(file.read_bytes() for file in HEADERS),
+        version,
+        processor().encode(),
+        shlex.join([*compiler, *FLAGS]).encode(),
+    ):
         content.update(hashlib.sha256(part).digest())
     return content.hexdigest()[:32]
 
@@ -103,13 +114,14 @@ def processor() -> str:
     return "\n".join(line for line in lines if line.startswith(told))
 
 
-def build(compiler: list[str], target: Path) -> ctypes.CDLL:
+def build(compiler: list[str], source: str, target: Path) -> ctypes.CDLL:
     """Compile to `target` and load it. Raises OSError or RuntimeError; leaves nothing half-made."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".recurrent-", suffix=".so")
     os.close(handle)
     try:
         done = subprocess.run(
-            [*compiler, *FLAGS, str(SOURCE), "-o", temporary],
+            [*compiler, *FLAGS, f"-I{FOLDER}", "-x", "c", "-", "-o", temporary, "-lm"],
+            input=source,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,

@@ -28,6 +28,7 @@ class Plan(NamedTuple):
     backward: tuple[int, ...]  # computed in a step of the gradient
     columns: tuple[int, ...]  # of a step's gradient, kept for the sums over all steps
     gradient: Gradient
+    states_after: tuple[int, ...] = ()  # tensors of the state after a step that its gradient reads
 
     def level(self, order: tuple[int, ...]) -> dict[int, int]:
         """How many times whole rows of the units are needed before a node can be computed."""
@@ -48,19 +49,27 @@ class Plan(NamedTuple):
         return tuple(nodes[o][1] for o in sorted(read) if nodes[o][0] == "state")
 
 
-def plan(step: Step) -> Plan:
+def plan(step: Step, after_at_hand: bool = False) -> Plan:
+    """`after_at_hand`: the gradient has the state after a step without its being saved, and
+    recomputes what is on the left of an outer product."""
     graph, gradient = step.graph, step.gradient
     nodes = graph.nodes
+    at_hand = {n for n in step.state if nodes[n][0] not in LEAVES} if after_at_hand else set()
+    lefts = [node for node in _lefts(gradient) if nodes[node][0] != "state"]
     columns = tuple(dict.fromkeys(_columns(gradient)))
     roots = (*columns, *gradient.state)
     of_gradient = graph.of_gradient()
     of_roots = of_gradient.intersection(_needed(graph, roots, ()))
     read = {operand for node in of_roots for operand in graph.operands(node)}
-    saved = _kept(graph, {*read, *roots} - of_gradient)
-    # What an outer product has on its left is read once more after the loop.
-    saved |= {node for node in _lefts(gradient) if nodes[node][0] != "state"}
+    if after_at_hand:
+        read.update(lefts)
+    saved = _kept(graph, {*read, *roots} - of_gradient, at_hand)
+    after = {node for node in at_hand if node in saved}
+    saved -= after
+    if not after_at_hand:  # what an outer product has on its left is read after the loop
+        saved.update(lefts)
     forward = _needed(graph, (*step.state, *saved), ())
-    backward = _needed(graph, roots, saved)
+    backward = _needed(graph, (*roots, *lefts), {*saved, *after})
     used = {
         *step.state, *saved, *roots,
         *(o for node in (*forward, *backward) for o in graph.operands(node)),
@@ -78,6 +87,7 @@ def plan(step: Step) -> Plan:
         backward,
         columns,
         gradient,
+        tuple(k for k, node in enumerate(step.state) if node in after),
     )
 
 
@@ -114,8 +124,12 @@ def _needed(graph: Graph, roots: Iterable[int], given: Iterable[int]) -> tuple[i
     return tuple(sorted(needed))
 
 
-def _kept(graph: Graph, roots: Iterable[int]) -> set[int]:
-    """What is kept so that the gradient has these nodes of the step: the costly ones below them."""
+def _kept(graph: Graph, roots: Iterable[int], at_hand: set[int]) -> set[int]:
+    """What is kept so that the gradient has these nodes of the step: the costly ones below them.
+
+    A function of what is at hand alone is computed once more; what of `at_hand` is read is in the
+    result.
+    """
     kept: set[int] = set()
     seen: set[int] = set()
     waiting = list(roots)
@@ -125,8 +139,10 @@ def _kept(graph: Graph, roots: Iterable[int]) -> set[int]:
         if node in seen or (kind in LEAVES and not (kind == "input" and rest[0])):
             continue
         seen.add(node)
-        if kind in COSTLY:
+        operands = graph.operands(node)
+        again = bool(operands) and at_hand.issuperset(operands) and kind != "product"
+        if node in at_hand or (kind in COSTLY and not again):
             kept.add(node)
         else:
-            waiting += graph.operands(node)
+            waiting += operands
     return kept

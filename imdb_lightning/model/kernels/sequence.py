@@ -37,17 +37,21 @@ class Generated:
         self.traced = traced.constants
         self.constants: dict[torch.device, Any] = {}
         self.shapes = traced.shapes
-        self.plan: Plan = plan(lower(traced, I, H, states))
+        self.step = lower(traced, I, H, states)
+        self.plan: Plan = plan(self.step)
         self.H = H
+
+    def constants_of(self, cell: Any, device: torch.device) -> tuple[Tensor, ...]:
+        """What the step reads, as functions of the cell's parameters."""
+        if device not in self.constants:
+            self.constants[device] = on(self.traced, device)
+        return self.constants[device](*(get(cell) for get in self.getters))
 
     def __call__(
         self, cell: Any, loops: Any, x_TBI: Tensor, state: State, lengths_B: Tensor | None
     ) -> tuple[Tensor, State]:
         """Output h_TBH of every step and the last state, by the loops of `loops`."""
-        device = x_TBI.device
-        if device not in self.constants:
-            self.constants[device] = on(self.traced, device)
-        constants = self.constants[device](*(get(cell) for get in self.getters))
+        constants = self.constants_of(cell, x_TBI.device)
         keep = torch.is_grad_enabled()
         h_TBH, *last = SequenceFunction.apply(
             self, loops, keep, lengths_B, len(state), x_TBI, *state, *constants

@@ -1,0 +1,83 @@
+"""A cell over whole sequences on a CPU: by generated C, by its interpreted plan, or by the loop.
+
+Dimensions: T steps, B reviews, I input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cells import State
+from .first_use import check_first_use
+from .interpret import Interpreter
+from .native import Native
+from .sequence import Generated
+from .trace import CannotGenerateError
+
+
+Run = Callable[[Any, Tensor, State, Tensor | None], tuple[Tensor, State]]
+
+TOLERANCE = 1e-3  # relative error against float64 that a first use may have
+
+log = logging.getLogger(__name__)
+warn_once = cache(log.warning)
+
+
+class CpuSequence:
+    """One cell on a CPU. `by` says what runs it, after its first use."""
+
+    def __init__(self, cell: Any, unroll: Run, native: bool = True) -> None:
+        """`unroll(cell, x, state, lengths)` is the reference: the loop over the cell.
+
+        `native=False` keeps to PyTorch's operations.
+        """
+        self.cell = cell
+        self.unroll = unroll
+        self.native = native
+        self.found: dict[Any, tuple[str, Run]] = {}
+        self.by = ""
+
+    def __call__(
+        self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Output h_TBH of every step and the last state."""
+        key = x_TBI.dtype, self.cell.training
+        if key not in self.found:
+            with torch.inference_mode(False):  # it takes gradients, also if the first use is a test
+                self.found[key] = self._choose(x_TBI)
+        self.by, run = self.found[key]
+        return run(self.cell, x_TBI, state, lengths_B)
+
+    def _choose(self, x_TBI: Tensor) -> tuple[str, Run]:
+        """The fastest way that gives the loop's results on a few random steps."""
+        name = type(self.cell).__name__
+        try:
+            generated = Generated(self.cell, self.cell.states)
+        except CannotGenerateError as error:
+            warn_once(f"{name} runs step by step, without generated kernels: {error}")
+            return "loop", self.unroll
+        ways: list[Callable[[], tuple[str, Run]]] = [partial(self._interpreted, generated)]
+        if self.native and x_TBI.dtype == torch.float32:
+            ways.insert(0, partial(self._compiled, generated))
+        for way in ways:
+            try:
+                by, run = way()
+                check_first_use(self.cell, run, self.unroll, x_TBI, TOLERANCE)
+                return by, run
+            except Exception as error:  # compilers fail in many ways
+                lines = str(error).strip().splitlines() or [""]
+                warn_once(f"{name} has no generated kernel: {lines[0]}")
+        return "loop", self.unroll
+
+    def _compiled(self, generated: Generated) -> tuple[str, Run]:
+        return Native.name, Native(generated)
+
+    def _interpreted(self, generated: Generated) -> tuple[str, Run]:
+        loops = Interpreter(generated.plan)
+        return loops.name, lambda cell, *given: generated(cell, loops, *given)

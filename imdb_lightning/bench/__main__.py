@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 NAMES = ("lstm", "gru", "gru_before", "rnn", "unknown")  # layers.CASES, without importing torch
 GPU_STAGES = ("tests", "layers", "epochs", "repeats", "mixed", "grid")  # gpu.STAGES
 VARIANTS = ("fused", "compile", "loop", "nn.LSTM", "plain script")  # epoch.VARIANTS
-MODELS = ("rnn", "lstm", "gru", "custom_rnn", "custom_lstm", "custom_gru")  # of contention
+NEIGHBOURS = [  # contention.VARIANTS
+    *("rnn", "lstm", "gru"),
+    *(f"custom_{name} {kind}" for kind in ("fused", "loop") for name in ("rnn", "lstm", "gru")),
+]
 
 
 @cli.command
@@ -97,7 +100,7 @@ def parser() -> cli.Parser:
         if name == "epoch":
             bench.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
         if name == "contention":
-            bench.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+            bench.add_argument("--variants", nargs="+", choices=NEIGHBOURS, default=NEIGHBOURS)
     return top
 
 
@@ -176,10 +179,9 @@ def contention(options: argparse.Namespace) -> dict[str, Any]:
     """training and prediction beside busy processes, a second run, and in a grid"""
     import torch
 
-    from .contention import VARIANTS, contention
+    from .contention import contention
 
-    variants = [name for name in VARIANTS if name.split()[0] in options.models]
-    return contention(variants, options.rounds, torch.get_num_threads())
+    return contention(options.variants, options.rounds, torch.get_num_threads())
 
 
 def predict(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from imdb_lightning.bench import __main__ as bench
+from imdb_lightning.bench import contention
 from imdb_lightning.bench.epoch import VARIANTS
 from imdb_lightning.bench.gpu import gpu
 from imdb_lightning.bench.gpu_layers import print_table
@@ -33,6 +34,7 @@ def run(folder: Path, *arguments: str, seconds: int = 280) -> dict:
 def test_the_names_of_the_command_line_are_those_of_the_bench() -> None:
     assert set(bench.NAMES) == set(CASES)
     assert set(bench.VARIANTS) == set(VARIANTS)
+    assert bench.NEIGHBOURS == [*contention.VARIANTS]
 
 
 @pytest.mark.slow
@@ -152,3 +154,17 @@ def test_predict(tmp_path: Path) -> None:
     assert len(figures["reviews_per_second"]) == 2
     for name, rate in figures["reviews_per_second"].items():
         assert rate == pytest.approx(16_000 / figures["ms"][name]["median"])
+
+
+@pytest.mark.slow
+def test_contention(tmp_path: Path) -> None:
+    figures = run(tmp_path, "contention", "--rounds", "1", "--variants", "custom_rnn fused")
+    times = figures["seconds"]
+    assert set(times) == {"train custom_rnn fused", "predict custom_rnn fused"}
+    for name, conditions in times.items():
+        grid = {contention.GRID} if name.startswith("train") else set()
+        assert set(conditions) == grid | {
+            *(f"{count} busy" for count in contention.BUSY),
+            *(contention.ALONE, contention.SECOND, contention.SPINNING, contention.SPINNING_BUSY),
+        }
+        assert all(seconds > 0 for found in conditions.values() for seconds in found)

@@ -6,7 +6,6 @@ pytest tests/model/test_native.py
 from __future__ import annotations
 
 import copy
-from itertools import product
 
 import pytest
 import torch
@@ -29,7 +28,14 @@ needs_a_compiler = pytest.mark.skipif(library.load() is None, reason="no C compi
 # Groups that a step leaves for its gradient, and columns of the gradient: those of kernels that
 # were written by hand.
 BY_HAND = {"rnn": (1, 1), "lstm": (5, 4), "gru after": (4, 4), "gru before": (3, 3)}
-SIZES = [(7, 5, 5, 8), (4, 3, 17, 17), (3, 1, 3, 1), (5, 2, 1, 50), (6, 9, 3, 64)]  # T, B, I, H
+SIZES = [  # T, B, I, H
+    (7, 5, 5, 8),
+    (5, 2, 1, 50),
+    *(
+        pytest.param(sizes, marks=pytest.mark.slow)
+        for sizes in ((4, 3, 17, 17), (3, 1, 3, 1), (6, 9, 3, 64), (5, 70, 200, 128))
+    ),
+]
 EPSILON = 2.0**-23
 
 
@@ -59,9 +65,9 @@ def assert_as_exact_as_the_loop(
 
 
 @needs_a_compiler
-@pytest.mark.parametrize(
-    ("name", "sizes", "ragged"), list(product(CELLS, SIZES, (False, True))), ids=str
-)
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("ragged", [False, True])
 def test_it_is_as_exact_as_the_loop(
     name: str, sizes: tuple[int, int, int, int], ragged: bool
 ) -> None:

@@ -289,6 +289,38 @@ def test_a_cell_of_a_user_has_generated_kernels_on_a_cpu(caplog: pytest.LogCaptu
     assert [r for r in caplog.records if r.name.startswith("imdb_lightning")] == []
 
 
+class OfTheBatch(RNNCell):
+    """Its step depends on the number of reviews, which a trace has as a constant."""
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        (h_BH,) = super().step(projected_x, state)
+        return (h_BH / h_BH.shape[0],)
+
+
+class Annealed(RNNCell):
+    """Its attributes change while it is trained."""
+
+    alpha = 1.0
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        return (self.alpha * super().step(projected_x, state)[0],)
+
+
+@needs_kernels
+def test_what_a_trace_would_freeze_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    for reviews in (3, 4, 5, 6):
+        layer, cell = mine("OfTheBatch")
+        x = torch.randn(4, reviews, 2)
+        torch.testing.assert_close(layer(x)[0], Unrolled(cell)(x)[0])
+    layer, cell = mine("Annealed")
+    for step in range(8):
+        vars(cell)["alpha"] = 1 - step / 10
+        torch.testing.assert_close(layer(x)[0], Unrolled(cell)(x)[0])
+    lines = [r.message for r in caplog.records if r.name.startswith("imdb_lightning")]
+    assert [line for line in lines if "its results differ from the loop's by" in line]
+    assert [line for line in lines if "its attributes change all the time" in line]
+
+
 def test_a_cell_that_has_none_is_unrolled_and_one_line_says_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

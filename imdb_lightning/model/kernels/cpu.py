@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cells import State
-from .first_use import check_first_use
+from .first_use import ChangingCellError, check_first_use, kind_of
 from .interpret import Interpreter
 from .native import Native
 from .sequence import Generated
@@ -47,7 +47,12 @@ class CpuSequence:
         self, x_TBI: Tensor, state: State, lengths_B: Tensor | None
     ) -> tuple[Tensor, State]:
         """Output h_TBH of every step and the last state."""
-        key = x_TBI.dtype, self.cell.training
+        try:
+            key = kind_of(self.cell, self.found, x_TBI.dtype)
+        except ChangingCellError as error:
+            warn_once(f"{type(self.cell).__name__} runs step by step from now on: {error}")
+            self.by = "loop"
+            return self.unroll(self.cell, x_TBI, state, lengths_B)
         if key not in self.found:
             with torch.inference_mode(False):  # it takes gradients, also if the first use is a test
                 self.found[key] = self._choose(x_TBI)

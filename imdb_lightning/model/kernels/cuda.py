@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..cells import State
 from . import precision, vendor
-from .first_use import check_first_use
+from .first_use import ChangingCellError, check_first_use, kind_of
 from .gpu import GpuLoops
 from .graphs import GraphedLoops
 from .sequence import Generated
@@ -62,7 +62,12 @@ class CudaSequence:
         if mode is not None and vendor.can(x_TBI) and (alone or vendor.is_faster(mode, x_TBI, H)):
             self.by = "cuDNN"
             return vendor.run(mode, self.cell, x_TBI, state)
-        key = x_TBI.dtype, self.cell.training, precision.is_tf32()
+        try:
+            key = kind_of(self.cell, self.found, x_TBI.dtype, precision.is_tf32())
+        except ChangingCellError as error:
+            warn_once(f"{type(self.cell).__name__} runs step by step from now on: {error}")
+            self.by = "loop"
+            return self.unroll(self.cell, x_TBI, state, lengths_B)
         if key not in self.found:
             with torch.inference_mode(
                 False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -13,7 +13,33 @@ from ..cells import State
 
 
 Run = Callable[[Any, Tensor, State, Tensor | None], tuple[Tensor, State]]
-T, B = 5, 3  # steps and reviews of a comparison
+T, B = 5, 2  # steps and reviews of a comparison: not as many as a step is traced with
+MOST_KINDS = 4  # of one cell that are traced, by its attributes
+
+
+class ChangingCellError(Exception):
+    """The attributes of a cell change all the time, so that it cannot be traced once for all."""
+
+
+def kind_of(cell: Any, known: Collection[Any], *more: Any) -> tuple[Any, ...]:
+    """What a trace of a cell depends on: plain attributes, of its parts too, and `more`.
+
+    A trace has them as constants. Raises ChangingCellError if too many kinds are `known`.
+    """
+    plain = []
+    for number, module in enumerate(cell.modules()):
+        for name, value in vars(module).items():
+            if isinstance(value, list | tuple):
+                value = tuple(value)
+            elif isinstance(value, Tensor) and value.numel() == 1:
+                value = value.item()
+            parts = value if isinstance(value, tuple) else (value,)
+            if all(isinstance(part, bool | int | float | str | None) for part in parts):
+                plain.append((number, name, value))
+    kind = (*more, *plain)
+    if kind not in known and len(known) >= MOST_KINDS:
+        raise ChangingCellError("its attributes change all the time")
+    return kind
 
 
 def check_first_use(cell: Any, run: Run, unroll: Run, like: Tensor, bound: float) -> None:

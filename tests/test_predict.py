@@ -104,7 +104,7 @@ def test_tables_hold_a_review_a_row(tmp_path: Path, name: str) -> None:
     rows = "".join(
         '"{}",{}\n'.format(t.replace('"', '""'), n) for t, n in zip(texts, labels, strict=True)
     )
-    (tmp_path / "r.csv").write_text(f"{name},label\n{rows}")
+    (tmp_path / "r.csv").write_text(f"{name},label\n{rows}", "utf-8")
     (tmp_path / "r.jsonl").write_text(
         "".join(
             json.dumps({name: t, "label": n}) + "\n" for t, n in zip(texts, labels, strict=True)

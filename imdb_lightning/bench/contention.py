@@ -47,7 +47,7 @@ REVIEWS += [f"data.test_size={SIZE}", "trainer=cpu"]
 BUSY = (1, 2, 4)
 ALONE, SECOND, GRID = "alone", "a second run", "a grid of two"
 SPINNING, SPINNING_BUSY = "alone, spinning", "2 busy, spinning"
-SPIN = {"GOMP_SPINCOUNT": "300000"}  # what GNU's OpenMP does unless it is told otherwise
+SPIN = {"GOMP_SPINCOUNT": "300000"}  # the default of GNU's OpenMP
 SETTLE = 1.5  # seconds, in which a process notices its neighbours, or that they have gone
 GRID_EPOCHS = 3  # the first one warms up
 
@@ -56,7 +56,7 @@ stack_of_process = ExitStack()
 
 
 class Worker(epoch.Worker):
-    """One model, in a process of its own, that trains and predicts."""
+    """One model that trains and predicts, in a separate process."""
 
     def __init__(self, overrides: Sequence[str], threads: int) -> None:
         super().__init__(overrides, threads)

@@ -58,6 +58,14 @@ def unroll(
     return torch.stack(outputs), state
 
 
+def refuse_second_derivative() -> None:
+    """Raises RuntimeError in the backward pass of a fused cell if its gradient is wanted."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "a fused cell has no second derivative; use model.implementation=loop for it"
+        )
+
+
 class Backbone(nn.Module):
     """`num_layers` recurrent layers in one direction, or in both side by side.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .backbones import Unrolled
+from .backbones import Unrolled, refuse_second_derivative
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, State
 from .kernels import Native, Weights
 from .padding import padding_mask_like
@@ -142,10 +142,7 @@ class WholeSequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_h_TBH: Tensor, *grad_last: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "a fused cell has no second derivative; take model.implementation=loop for it"
-            )
+        refuse_second_derivative()
         lengths_B, *tensors = ctx.saved_tensors
         weights, x_TBI, tensors = Weights(*tensors[:4]), tensors[4], tensors[5:]
         state, h_TBH, saved = tensors[: ctx.states], tensors[ctx.states], tensors[ctx.states + 1 :]

@@ -21,7 +21,7 @@ class State(NamedTuple):
 
 
 def labels(job_overrides: Sequence[Sequence[str]]) -> list[str]:
-    """What tells each job of a grid from the others, in the order of the command line."""
+    """The overrides that distinguish each job of a grid, in the order of the command line."""
     common = set.intersection(*map(set, job_overrides)) if job_overrides else set()
     own = [[text for text in texts if text not in common] for texts in job_overrides]
     return [",".join(t.lstrip("+").removeprefix("experiment=") for t in texts) for texts in own]
@@ -33,7 +33,7 @@ def time_left(
     waiting: int,
     slots: int,
 ) -> float | None:
-    """Seconds until a grid is done; None if there is nothing to tell it from, or it should be done.
+    """Seconds until a grid is done; None if it is unknown, or is overdue.
 
     `finished` are the seconds of runs that are done; `running` pairs of the seconds so far and
     those that the run takes, by its epochs, if it has completed one.

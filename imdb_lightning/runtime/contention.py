@@ -37,7 +37,7 @@ def yield_to_others() -> Iterator[None]:
     No number is computed differently. Does nothing with one thread, without GNU's OpenMP, or where
     the user has set how it waits.
     """
-    if torch.get_num_threads() == 1 or not _can_tell():
+    if torch.get_num_threads() == 1 or not _is_supported():
         yield
         return
     stop = threading.Event()
@@ -50,7 +50,7 @@ def yield_to_others() -> Iterator[None]:
         monitor.join()
 
 
-def _can_tell() -> bool:
+def _is_supported() -> bool:
     """Whether this process has GNU's OpenMP, and Linux says how busy the cores are."""
     if sys.platform != "linux" or any(os.environ.get(name) for name in OWN_SETTINGS):
         return False

@@ -172,7 +172,7 @@ def test_a_second_derivative_is_refused(name: str, native: bool) -> None:
     cell = CELLS[name](3, 2)
     x = torch.randn(4, 2, 3).requires_grad_()
     h, _ = Fused(cell, native)(x)
-    with pytest.raises(RuntimeError, match="no second derivative; take model.implementation=loop"):
+    with pytest.raises(RuntimeError, match="no second derivative; use model.implementation=loop"):
         torch.autograd.grad(h.sum(), x, create_graph=True)
 
 

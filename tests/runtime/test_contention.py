@@ -61,7 +61,7 @@ def test_a_second_team_comes_with_busy_processes_and_goes_at_the_end(tmp_path: P
 @pytest.mark.parametrize("variable", contention.OWN_SETTINGS)
 def test_what_a_user_has_set_is_kept(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "passive")
-    assert not contention._can_tell()
+    assert not contention._is_supported()
 
 
 def test_the_cores_work_at_least_as_long_as_this_process() -> None:

@@ -110,7 +110,7 @@ class Text:
         self.nodes = schedule.nodes
         self.matrices: list[Packed] = []
         self.rows: list[tuple[int, ...]] = []
-        self.begun: set[Place] = set()
+        self.initialized: set[Place] = set()
 
     def leaf(self, node: int) -> str | None:
         """Where a value is that is known before the step."""
@@ -180,7 +180,7 @@ class Text:
             found += self.products(level)
             found += self.loop(level)
             stores, _ = self.schedule.loop(level)
-            self.begun.update(place for _, place in stores)
+            self.initialized.update(place for _, place in stores)
         found += [
             "if (s->lengths)",
             "    for (long r = 0; r < R; r++)",
@@ -207,7 +207,7 @@ class Text:
         there = f"{target}, {distance}"
         groups = tuple(slots[slot][0] for slot in run)
         vectors = [self.schedule.sums[slots[slot][1]].vectors for slot in run]
-        fresh = [Place(row, slot) not in self.begun for slot in run]
+        fresh = [Place(row, slot) not in self.initialized for slot in run]
         init = f"s->rows + {self._rows(vectors)} * HP, 0" if all(fresh) else there
         for slot, is_fresh, sums in zip(run, fresh, vectors, strict=True):
             if is_fresh and not all(fresh):
@@ -215,7 +215,7 @@ class Text:
                 yield "    " + COPY.format(
                     f"{pointer} + r * {distance} + {slot} * HP", self.row(sums)
                 )
-        self.begun.update(Place(row, slot) for slot in run)
+        self.initialized.update(Place(row, slot) for slot in run)
         for source, stride, parts in self._operand(left):
             K = "I" if parts is None else "H" if len(parts) == 1 else f"{len(parts)} * HP"
             matrix = self.matrix(c, transposed, parts, groups)

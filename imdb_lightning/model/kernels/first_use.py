@@ -31,7 +31,7 @@ def kind_of(cell: Any, known: Collection[Any], *more: Any) -> tuple[Any, ...]:
         for name, value in vars(module).items():
             if isinstance(value, list | tuple):
                 value = tuple(value)
-            elif isinstance(value, Tensor) and value.numel() == 1:
+            elif isinstance(value, Tensor) and value.numel() == 1 and value.is_cpu:
                 value = value.item()
             parts = value if isinstance(value, tuple) else (value,)
             if all(isinstance(part, bool | int | float | str | None) for part in parts):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..backbones import refuse_second_derivative
 from . import library
 from .emit_c import Packed, emit
 from .groups import MatrixGrad, Row, VectorGrad
@@ -222,10 +223,7 @@ class NativeFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_h_TBH: Tensor, *grad_last: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "a fused cell has no second derivative; take model.implementation=loop for it"
-            )
+        refuse_second_derivative()
         native: Native = ctx.native
         lengths_B, x_TBI, h_TBH, saved, *tensors = ctx.saved_tensors
         state, constants = tensors[: ctx.count], tensors[ctx.count :]

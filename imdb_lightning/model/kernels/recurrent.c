@@ -17,30 +17,7 @@
  * The equations are those of cells.py.
  */
 
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__AVX512F__)
-enum { LANES = 16, PANEL = 4 };
-#elif defined(__AVX__)
-enum { LANES = 8, PANEL = 2 };
-#elif defined(__aarch64__)
-enum { LANES = 4, PANEL = 4 };
-#else
-enum { LANES = 4, PANEL = 2 };
-#endif
-enum { ROWS = 6, WIDTH = PANEL * LANES };
-
-enum { BLOCK = 64 };   /* reviews that go through time together: their states stay in the cache */
-enum { CHUNK = 128 };  /* rows of gate gradients that are summed into the weights' at once */
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-/* The thread pool that torch uses: a second one would fight with it for the cores. */
-extern void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned);
-extern int omp_get_thread_num(void);
-extern int omp_get_num_threads(void);
+#include "tiles.h"
 
 enum { RNN, LSTM, GRU_AFTER, GRU_BEFORE };
 
@@ -70,132 +47,12 @@ struct sequence {
     long out_of_memory;
 };
 
-long panel_width(void) { return WIDTH; }
-long lanes(void) { return LANES; }
-
-static long whole(long n) { return (n + LANES - 1) / LANES * LANES; }
-
-/* Products */
-
-/* C = init + A B for `rows` rows of A and `vectors` vectors of columns of B, held in registers. */
-static inline __attribute__((always_inline)) void tile(
-    long rows, long vectors, long K, const float *A, long a_row, long a_col, const float *B,
-    long b_row, const float *init, long init_row, float *C, long c_row)
-{
-    vec sum[ROWS][PANEL];
-    for (long r = 0; r < rows; r++)
-        for (long v = 0; v < vectors; v++)
-            sum[r][v] = *(const vec *)(init + r * init_row + v * LANES);
-    for (long k = 0; k < K; k++) {
-        vec b[PANEL];
-        for (long v = 0; v < vectors; v++)
-            b[v] = *(const vec *)(B + k * b_row + v * LANES);
-        for (long r = 0; r < rows; r++) {
-            float a = A[r * a_row + k * a_col];
-            for (long v = 0; v < vectors; v++)
-                sum[r][v] += a * b[v];
-        }
-    }
-    for (long r = 0; r < rows; r++)
-        for (long v = 0; v < vectors; v++)
-            *(vec *)(C + r * c_row + v * LANES) = sum[r][v];
-}
-
-/* C (M, N) = init + A B. Columns of B come in panels of WIDTH; N is a multiple of LANES. */
-static inline __attribute__((always_inline)) void product(
-    long M, long N, long K, const float *A, long a_row, long a_col, const float *B, long b_row,
-    long b_panel, const float *init, long init_row, float *C, long c_row)
-{
-    for (long n = 0; n < N; n += WIDTH, B += b_panel) {
-        long vectors = (N - n) / LANES;
-        for (long m = 0; m < M; m += ROWS) {
-            const float *a = A + m * a_row, *start = init + m * init_row + n;
-            float *c = C + m * c_row + n;
-            long rows = M - m < ROWS ? M - m : ROWS;
-#define TILE(r, v) tile(r, v, K, a, a_row, a_col, B, b_row, start, init_row, c, c_row)
-#define PANELS(r)                     \
-    if (vectors >= PANEL) TILE(r, PANEL); \
-    else for (long v = 0; v < vectors; v++) \
-        tile(r, 1, K, a, a_row, a_col, B + v * LANES, b_row, start + v * LANES, init_row, c + v * LANES, c_row)
-            switch (rows) {
-            case 6: PANELS(6); break;
-            case 5: PANELS(5); break;
-            case 4: PANELS(4); break;
-            case 3: PANELS(3); break;
-            case 2: PANELS(2); break;
-            default: PANELS(1);
-            }
-        }
-    }
-}
-
-/* C (M, N) = init + A B with B packed; init is C itself, or one row for all where init_row is 0. */
-static void packed_product(long M, long N, long K, const float *A, long a_row, const float *B,
-                           const float *init, long init_row, float *C, long c_row)
-{
-    product(M, N, K, A, a_row, 1, B, WIDTH, K * WIDTH, init, init_row, C, c_row);
-}
-
-/* C (M, N) += A^T B: the sum over the K rows of A and B. */
-static void add_outer_products(long M, long N, long K, const float *A, long a_row, const float *B,
-                               long b_row, float *C, long c_row)
-{
-    product(M, N, K, A, 1, a_row, B, b_row, WIDTH, C, c_row, C, c_row);
-}
-
-/* Activations, to float32 */
-
-/* e^x = scale * (1 + rest), |x| < 88: x = n ln 2 + r with |r| <= ln 2 / 2, and e^r - 1 by its series. */
-static inline void exponential(vec x, vec *scale, vec *rest)
-{
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    vec shifted = x * 1.44269504f + magic;
-    vec n = shifted - magic;
-    vec r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
-    vec p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    *rest = p * r * r + r;
-    *scale = (vec)(((bits)shifted + 127) << 23);
-}
-
-static inline vec choose(bits which, vec yes, vec no)
-{
-    return (vec)(((bits)yes & which) | ((bits)no & ~which));
-}
-
-static inline vec sigmoid(vec x)
-{
-    vec scale, rest, zero = {0}, least = zero - 87, most = zero + 87;
-    x = choose(x < least, least, choose(x > most, most, x));
-    exponential(-x, &scale, &rest);
-    return 1 / (1 + scale + scale * rest);
-}
-
-/* By e^-2|x| - 1, which loses nothing near 0. */
-static inline vec tanh_(vec x)
-{
-    vec scale, rest, zero = {0}, least = zero - 30;
-    bits sign = (bits)x & (-2147483647 - 1);
-    vec y = -2 * (vec)((bits)x ^ sign);
-    y = choose(y < least, least, y);
-    exponential(y, &scale, &rest);
-    vec below = scale * rest + (scale - 1);
-    return (vec)((bits)(-below / (below + 2)) | sign);
-}
-
 /* One step of R reviews. S: their rows of `saved`, sums on entry. h (R, HP): before and after. */
 
-static int ended(const struct sequence *s, long t, long review)
+static int has_ended(const struct sequence *s, long t, long review)
 {
     return s->lengths && t >= s->lengths[review];
 }
-
-#define AT(p, j) (*(vec *)((p) + (j)))
-#define IN(p, j) (*(const vec *)((p) + (j)))
 
 static void rnn_step(long HP, float *S, float *h)
 {
@@ -206,8 +63,8 @@ static void rnn_step(long HP, float *S, float *h)
 static void lstm_step(long HP, float *S, const float *c_before, float *h)
 {
     for (long j = 0; j < HP; j += LANES) {
-        vec i = sigmoid(IN(S, j)), f = sigmoid(IN(S, HP + j));
-        vec g = tanh_(IN(S, 2 * HP + j)), o = sigmoid(IN(S, 3 * HP + j));
+        vec i = sigmoid_(IN(S, j)), f = sigmoid_(IN(S, HP + j));
+        vec g = tanh_(IN(S, 2 * HP + j)), o = sigmoid_(IN(S, 3 * HP + j));
         vec c = f * IN(c_before, j) + i * g;
         AT(S, j) = i;
         AT(S, HP + j) = f;
@@ -221,7 +78,7 @@ static void lstm_step(long HP, float *S, const float *c_before, float *h)
 static void gru_after_step(long HP, float *S, float *h)
 {
     for (long j = 0; j < HP; j += LANES) {
-        vec r = sigmoid(IN(S, HP + j)), z = sigmoid(IN(S, 2 * HP + j));
+        vec r = sigmoid_(IN(S, HP + j)), z = sigmoid_(IN(S, 2 * HP + j));
         vec n = tanh_(IN(S, 3 * HP + j) + r * IN(S, j));
         AT(S, HP + j) = r;
         AT(S, 2 * HP + j) = z;
@@ -233,8 +90,8 @@ static void gru_after_step(long HP, float *S, float *h)
 static void gru_before_gates(long HP, float *S, const float *h, float *reset)
 {
     for (long j = 0; j < HP; j += LANES) {
-        vec r = AT(S, j) = sigmoid(IN(S, j));
-        AT(S, HP + j) = sigmoid(IN(S, HP + j));
+        vec r = AT(S, j) = sigmoid_(IN(S, j));
+        AT(S, HP + j) = sigmoid_(IN(S, HP + j));
         AT(reset, j) = r * IN(h, j);
     }
 }
@@ -315,19 +172,6 @@ static const long GATES[] = {1, 4, 4, 3}; /* of these, sums that have a gradient
 static const long INPUT[] = {1, 4, 3, 3}; /* of these, sums that the input reaches: the last ones */
 static const long STATE[] = {1, 4, 3, 2}; /* ... and the state directly: the first ones */
 
-/* Rows of a (.., n) matrix to rows of `padded` floats, and back. */
-static void spread(long rows, long n, const float *from, float *to, long padded)
-{
-    for (long r = 0; r < rows; r++)
-        memcpy(to + r * padded, from + r * n, n * sizeof(float));
-}
-
-static void gather(long rows, long n, const float *from, long padded, float *to)
-{
-    for (long r = 0; r < rows; r++)
-        memcpy(to + r * n, from + r * padded, n * sizeof(float));
-}
-
 static void forward(const struct sequence *s, long first, long R, float *scratch)
 {
     const long T = s->T, B = s->B, I = s->I, H = s->H, HP = whole(H), cell = s->cell;
@@ -359,7 +203,7 @@ static void forward(const struct sequence *s, long first, long R, float *scratch
         }
         for (long r = 0; r < R; r++) {
             float *row = S + r * width, *h_row = h + r * HP;
-            if (ended(s, t, first + r)) {
+            if (has_ended(s, t, first + r)) {
                 if (cell == LSTM)
                     memmove(row + 4 * HP, c_before + r * c_row, HP * sizeof(float));
             } else if (cell == RNN)
@@ -416,7 +260,7 @@ static void backward(const struct sequence *s, long thread, long first, long R, 
         for (long r = 0; r < R; r++) {
             const float *row = S + r * width, *h_before = Z + r * z_row + IP;
             float *D_row = D + r * d_row, *dh_row = dh + r * HP;
-            if (ended(s, t, first + r)) {
+            if (has_ended(s, t, first + r)) {
                 memset(D_row, 0, gates * sizeof(float));
                 memset(Z + r * z_row, 0, I * sizeof(float)); /* whatever stands there */
                 memset(dreset + r * HP, 0, HP * sizeof(float));
@@ -434,7 +278,7 @@ static void backward(const struct sequence *s, long thread, long first, long R, 
                            HP, dreset, HP);
             for (long r = 0; r < R; r++) {
                 float *Z_row = Z + r * z_row, *D_row = D + r * d_row;
-                if (ended(s, t, first + r))
+                if (has_ended(s, t, first + r))
                     memset(Z_row + IP + HP, 0, HP * sizeof(float));
                 else
                     gru_before_back(HP, S + r * width, Z_row + IP, dreset + r * HP, D_row,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbones import refuse_second_derivative
 from ..padding import padding_mask_like
 from . import precision
 from .groups import Input, MatrixGrad, Row, VectorGrad, lower
@@ -96,10 +97,7 @@ class SequenceFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_h_TBH: Tensor, *grads: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "a fused cell has no second derivative; take model.implementation=loop for it"
-            )
+        refuse_second_derivative()
         plan, H = ctx.generated.plan, ctx.generated.H
         x_TBI, lengths_B, rows_RH, saved, *tensors = ctx.saved_tensors
         states, constants = tensors[: ctx.count], tensors[ctx.count :]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from imdb_lightning import Cell
 from imdb_lightning.model.backbones import Unrolled
-from imdb_lightning.model.kernels.gpu import Chip, GpuLoops, launch
+from imdb_lightning.model.kernels.gpu import Chip, GpuLoops, Launch, launch, without_wgmma
 from imdb_lightning.model.kernels.sequence import Generated
 from tests.model.papers import CELLS
 
@@ -59,17 +59,14 @@ def interpret() -> dict[str, float]:
             doubles = tuple(s.double() for s in state)
             exact = results(Unrolled(twin), twin, x.double(), doubles, lengths)
             for mine, target in zip(found, exact, strict=True):
-                error = ((mine - target).norm() / target.norm().clamp(min=1e-3)).item()
+                error = ((mine - target).norm() / target.norm().clamp(min=1e-2)).item()
                 worst[name] = max(worst.get(name, 0.0), error)
     return worst
 
 
 def compiled(arch: str, names: list[str], sizes: list[int]) -> list[dict[str, Any]]:
     """Registers, spilled bytes and shared memory of both kernels of each cell at each size."""
-    import triton
-    from triton.backends.compiler import GPUTarget
     from triton.backends.nvidia.compiler import get_ptxas
-    from triton.compiler import ASTSource
 
     ptxas = get_ptxas(int(arch)).path
     found = []
@@ -77,24 +74,15 @@ def compiled(arch: str, names: list[str], sizes: list[int]) -> list[dict[str, An
         for H in sizes:
             cell = CELLS[name.replace("_", " ")](H, H)
             loops = GpuLoops(Generated(cell, cell.states).plan)
-            for which, function in enumerate((loops.module.forward, loops.module.backward)):
-                at = launch(loops.kernels[which], H, 64, False, CHIPS[arch])
-                constants = {
-                    **{"H": H, "HP": at.HP, "BN": at.BN, "NB": at.NB, "M": at.M},
-                    **{"NBP": 1 << (at.NB - 1).bit_length(), "PRECISION": "tf32"},
-                    **{"RAGGED": False, "KEEP": True, "DIRECT": True},
-                }
-                types = {n: argument_type(n, constants) for n in function.arg_names}
-                aligned = {
-                    (i,): [["tt.divisibility", 16]]
-                    for i, n in enumerate(function.arg_names)
-                    if n not in ("T", "B", "first", *constants)
-                }
-                kernel = triton.compile(
-                    ASTSource(function, types, constants, aligned),
-                    target=GPUTarget("cuda", int(arch), 32),
-                    options={"num_warps": at.warps, "enable_fp_fusion": True},
-                )
+            for which in range(2):
+                for in_registers in (True, False):  # as GpuLoops does
+                    at = launch(
+                        *(loops.kernels[which], H, 64, False, CHIPS[arch]),
+                        in_registers=in_registers,
+                    )
+                    kernel = compile_at(loops.function(which, at.resident), at, H, int(arch))
+                    if kernel.metadata.shared <= CHIPS[arch].memory:
+                        break
                 with tempfile.TemporaryDirectory() as folder:
                     file = Path(folder, "kernel.ptx")
                     file.write_text(kernel.asm["ptx"])
@@ -110,7 +98,8 @@ def compiled(arch: str, names: list[str], sizes: list[int]) -> list[dict[str, An
                 registers = re.search(r"Used (\d+) registers", output)
                 spilled = re.findall(r"(\d+) bytes spill", output)
                 assert registers is not None
-                body = kernel.asm["ttgir"].partition("scf.for")[2]
+                loop = "scf.while" if at.resident else "scf.for"
+                body = kernel.asm["ttgir"].partition(loop)[2]
                 found.append(
                     {
                         "kernel": f"{name} {('forward', 'backward')[which]} {H}",
@@ -118,10 +107,36 @@ def compiled(arch: str, names: list[str], sizes: list[int]) -> list[dict[str, An
                         "spilled": sum(map(int, spilled)),
                         "shared": kernel.metadata.shared,
                         "limit": CHIPS[arch].memory,
+                        "resident": at.resident,
                         "conversions": body.count("convert_layout"),
                     }
                 )
     return found
+
+
+def compile_at(function: Any, at: Launch, H: int, arch: int) -> Any:
+    """A kernel as it is launched."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = {
+        **{"H": H, "HP": at.HP, "BN": at.BN, "NB": at.NB, "M": at.M},
+        **{"NBP": 1 << (at.NB - 1).bit_length(), "PRECISION": "tf32"},
+        **{"RAGGED": False, "KEEP": True, "WAY": 2, "WAY_GRAD": 2},
+    }
+    types = {name: argument_type(name, constants) for name in function.arg_names}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(function.arg_names)
+        if name not in ("T", "B", "first", *constants)
+    }
+    with without_wgmma():
+        return triton.compile(
+            ASTSource(function, types, constants, aligned),
+            target=GPUTarget("cuda", arch, 32),
+            options={"num_warps": at.warps, "enable_fp_fusion": True},
+        )
 
 
 def argument_type(name: str, constants: dict[str, Any]) -> str:

@@ -29,13 +29,40 @@ import triton.language as tl
 
 
 @triton.jit
-def sigmoid_(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+def exp2_(x, DIRECT: tl.constexpr):
+    """2 to the power of x; 0 where that is below float32's normal numbers."""
+    if DIRECT:
+        value = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        value = tl.exp2(x)
+    return value
 
 
 @triton.jit
-def tanh_(x):
-    return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
+def reciprocal_(x, DIRECT: tl.constexpr):
+    """Of 1 and more."""
+    if DIRECT:
+        value = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        value = 1.0 / x
+    return value
+
+
+@triton.jit
+def sigmoid_(x, DIRECT: tl.constexpr):
+    return reciprocal_(1.0 + exp2_(-1.4426950408889634 * x, DIRECT), DIRECT)
+
+
+@triton.jit
+def tanh_(x, DIRECT: tl.constexpr):
+    y = x * x
+    series = x * (1.0 + y * (-1.0 / 3.0 + y * (2.0 / 15.0)))
+    far = 1.0 - 2.0 * reciprocal_(1.0 + exp2_(2.8853900817779268 * x, DIRECT), DIRECT)
+    return tl.where(y < 0.01, series, far)
 
 
 @triton.jit
@@ -51,34 +78,127 @@ def log1p_(x):
 
 
 @triton.jit
-def load_(pointer, mask, DIRECT: tl.constexpr):
-    if DIRECT:
+def load_(base, stride, row, unit, live, like, WAY: tl.constexpr):
+    """A tile of a tensor of (reviews, units), a review every `stride` numbers; 0 where not live.
+
+    `like` is a tile in the order of the matrix units, in which the numbers shall be: a thread has
+    two reviews, and two units of each, which are neighbours in memory.
+    """
+    if WAY == 2:
+        value = tl.inline_asm_elementwise(
+            """{ .reg .pred p, q; .reg .b64 a, b;
+            setp.ne.b32 p, $12, 0; setp.ne.b32 q, $13, 0;
+            mad.wide.s32 a, $8, 4, $4; mad.wide.s32 b, $16, 4, a;
+            mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0;
+            @p ld.global.v2.f32 {$0, $2}, [a]; @q ld.global.v2.f32 {$1, $3}, [b]; }""",
+            "=&f,=&f,=&f,=&f,l,l,l,l,r,r,r,r,r,r,r,r,r,r,r,r,f,f,f,f",
+            [
+                base.to(tl.int64),
+                (row & -2) * stride + (unit & -2),
+                live.to(tl.int32),
+                tl.cast(stride, tl.int32),
+                like,
+            ],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=4,
+        )
+    elif WAY == 1:
         value = tl.inline_asm_elementwise(
             "{ .reg .pred p; setp.ne.b32 p, $2, 0; mov.b32 $0, 0; @p ld.global.f32 $0, [$1]; }",
-            "=f,l,r",
-            [pointer.to(tl.int64), mask.to(tl.int32)],
+            "=&f,l,r,f",
+            [(base + row * stride + unit).to(tl.int64), live.to(tl.int32), like],
             dtype=tl.float32,
             is_pure=True,
             pack=1,
         )
     else:
-        value = tl.load(pointer, mask=mask, other=0.0)
+        value = tl.load(base + row * stride + unit, mask=live, other=0.0)
     return value
 
 
 @triton.jit
-def store_(pointer, value, mask, DIRECT: tl.constexpr):
-    if DIRECT:
+def store_(base, stride, row, unit, value, live, WAY: tl.constexpr):
+    """The reverse."""
+    if WAY == 2:
+        tl.inline_asm_elementwise(
+            """{ .reg .pred p, q; .reg .b64 a, b;
+            setp.ne.b32 p, $16, 0; setp.ne.b32 q, $17, 0;
+            mad.wide.s32 a, $8, 4, $4; mad.wide.s32 b, $20, 4, a;
+            @p st.global.v2.f32 [a], {$12, $14}; @q st.global.v2.f32 [b], {$13, $15};
+            mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; }""",
+            "=r,=r,=r,=r,l,l,l,l,r,r,r,r,f,f,f,f,r,r,r,r,r,r,r,r",
+            [
+                base.to(tl.int64),
+                (row & -2) * stride + (unit & -2),
+                value,
+                live.to(tl.int32),
+                tl.cast(stride, tl.int32),
+            ],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=4,
+        )
+    elif WAY == 1:
         tl.inline_asm_elementwise(
             "{ .reg .pred p; setp.ne.b32 p, $3, 0; mov.b32 $0, 0; @p st.global.f32 [$1], $2; }",
             "=r,l,f,r",
-            [pointer.to(tl.int64), value, mask.to(tl.int32)],
+            [(base + row * stride + unit).to(tl.int64), value, live.to(tl.int32)],
             dtype=tl.int32,
             is_pure=False,
             pack=1,
         )
     else:
-        tl.store(pointer, value, mask=mask)
+        tl.store(base + row * stride + unit, value, mask=live)
+
+
+@triton.jit
+def load_saved_(base, row, unit, live, like, H: tl.constexpr, WAY: tl.constexpr):
+    """A tile of what is saved, of shape (pairs of reviews, units, 2)."""
+    if WAY != 0:
+        value = tl.inline_asm_elementwise(
+            """{ .reg .pred p; .reg .b64 a; setp.ne.b32 p, $12, 0; mad.wide.s32 a, $8, 4, $4;
+            mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0;
+            @p ld.global.v4.f32 {$0, $1, $2, $3}, [a]; }""",
+            "=&f,=&f,=&f,=&f,l,l,l,l,r,r,r,r,r,r,r,r,f,f,f,f",
+            [
+                base.to(tl.int64),
+                (row & -2) * (H + H % 2) + (unit & -2) * 2,
+                live.to(tl.int32),
+                like,
+            ],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=4,
+        )
+    else:
+        place = (row & -2) * (H + H % 2) + unit * 2 + row % 2
+        value = tl.load(base + place, mask=live, other=0.0)
+    return value
+
+
+@triton.jit
+def store_saved_(base, row, unit, value, live, H: tl.constexpr, WAY: tl.constexpr):
+    """The reverse."""
+    if WAY != 0:
+        tl.inline_asm_elementwise(
+            """{ .reg .pred p; .reg .b64 a; setp.ne.b32 p, $16, 0; mad.wide.s32 a, $8, 4, $4;
+            @p st.global.v4.f32 [a], {$12, $13, $14, $15};
+            mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; }""",
+            "=r,=r,=r,=r,l,l,l,l,r,r,r,r,f,f,f,f,r,r,r,r",
+            [
+                base.to(tl.int64),
+                (row & -2) * (H + H % 2) + (unit & -2) * 2,
+                value,
+                live.to(tl.int32),
+            ],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=4,
+        )
+    else:
+        place = (row & -2) * (H + H % 2) + unit * 2 + row % 2
+        tl.store(base + place, value, mask=live)
 
 
 @triton.jit
@@ -93,7 +213,8 @@ def wait_for_all(counter, arrivals):
 
 COMPARISONS = {"gt": ">", "lt": "<", "ge": ">=", "le": "<=", "eq": "==", "ne": "!="}
 OPERATIONS = {
-    **{name: name + "_({})" for name in ("sigmoid", "tanh", "expm1", "log1p")},
+    **{name: name + "_({}, WAY != 0)" for name in ("sigmoid", "tanh")},
+    **{name: name + "_({})" for name in ("expm1", "log1p")},
     **{name: f"tl.{name}({{}})" for name in "exp log sqrt rsqrt sin cos erf abs".split()},
     **{name: f"{{}} {sign} {{}}" for name, sign in COMPARISONS.items()},
     "neg": "-{}",
@@ -103,24 +224,25 @@ OPERATIONS = {
     "sub": "{} - {}",
     "mul": "{} * {}",
     "div": "{} / {}",
-    "maximum": "tl.maximum({}, {})",
-    "minimum": "tl.minimum({}, {})",
+    "maximum": "tl.maximum({}, {}, propagate_nan=tl.PropagateNan.ALL)",
+    "minimum": "tl.minimum({}, {}, propagate_nan=tl.PropagateNan.ALL)",
     "logical_and": "{} & {}",
     "logical_or": "{} | {}",
     "logical_not": "{} == 0",
     "where": "tl.where({}, {}, {})",
 }
+AHEAD = 7  # tiles that are read a step ahead; more take registers that the matrices need
 OVER_UNITS = {"row_sum": ("tl.sum", "0.0"), "row_max": ("tl.max", 'float("-inf")')}
-CONSTANTS = ("H", "HP", "BN", "NB", "NBP", "M", "PRECISION", "RAGGED", "KEEP", "DIRECT")
+CONSTANTS = ("H", "HP", "BN", "NB", "NBP", "M", "PRECISION", "RAGGED", "KEEP", "WAY", "WAY_GRAD")
 
 Block = tuple[int, int, bool, int]
 """(part, constant, transposed, group): what of a matrix leads from part `part` of a product's left
 operand to group `group` of its result."""
 
 
-def emit(plan: Plan) -> str:
-    """The source of the module: `forward` and `backward`."""
-    return "\n\n".join([HEAD, Forward(plan).text(), Backward(plan).text()])
+def emit(kernel: Kernel) -> str:
+    """The source of a module with the kernel."""
+    return f"{HEAD}\n\n{kernel.text()}"
 
 
 class Kernel:
@@ -129,8 +251,10 @@ class Kernel:
     order: tuple[int, ...]  # of the nodes of a step
     roots: tuple[int, ...]  # what is kept of them
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, resident: int = 0) -> None:
+        """`resident`: as many blocks of matrices are in registers, others in shared memory."""
         self.plan = plan
+        self.resident = resident
         self.nodes = plan.graph.nodes
         self.states = range(plan.states)
         self.lines: list[str] = []
@@ -195,6 +319,24 @@ class Kernel:
         yield
         self.depth -= 1
 
+    def units(self, count: str) -> str:
+        """The units of a tile's rows: those that a thread of the matrix units has, 8 rows apart,
+        are neighbours."""
+        rows = f"tl.arange(0, {count})"
+        return f"{rows} // 16 * 16 + {rows} % 8 * 2 + {rows} // 8 % 2" if self.blocks else rows
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """The loop over time; `done` steps are done."""
+        if not self.resident:
+            with self.block("for done in range(0, T):"):
+                yield
+            return
+        self.line("done = 0")
+        with self.block("while done < T:"):
+            yield
+            self.line("done += 1")
+
     def value(self, node: int) -> str:
         """The name of a tile, or a literal."""
         number = self.plan.graph.value(node)
@@ -210,17 +352,23 @@ class Kernel:
         """A program's tile, without what is beyond H."""
         return f"tl.where(live, {tile}, 0.0) if BN * NB != H else {tile}"
 
-    def load(self, name: str, at: str) -> None:
+    def load(self, name: str, base: str, stride: str, way: str = "WAY") -> None:
         """At the program's own units."""
-        self.line(f"{name} = load_({at} + unit, live, DIRECT)")
+        self.line(f"{name} = load_({base}, {stride}, row, unit, live, like, {way})")
 
-    def store(self, at: str, value: str) -> None:
-        self.line(f"store_({at} + unit, {value}, live, DIRECT)")
+    def store(self, base: str, stride: str, value: str) -> None:
+        self.line(f"store_({base}, {stride}, row, unit, {value}, live, WAY)")
 
     def load_whole(self, name: str, at: str, exchanged: bool = True) -> None:
         """At all units; `exchanged`: another program has written it, so not from a near cache."""
         cached = ', cache_modifier=".cg"' if exchanged else ""
-        self.line(f"{name} = tl.load({at} + all_units, mask=all_live, other=0.0{cached})")
+        place = f"{at} + row * H + all_units"
+        self.line(f"{name} = tl.load({place}, mask=all_live, other=0.0{cached})")
+
+    def of_matrix_units(self, block: str, size: str) -> None:
+        """`like`: a tile of zeros in the order of the matrix units."""
+        zeros = f"tl.zeros([{size}, M], tl.float32)"
+        self.line(f"like = tl.dot({block}, {zeros}, like, input_precision=PRECISION)")
 
     def wait(self) -> None:
         self.line("arrivals += NB")
@@ -238,17 +386,20 @@ class Kernel:
         self.line(f"def {name}({', '.join(arguments)}):")
         self.depth = 1
         self.line("rows = first + tl.program_id(0) * M + tl.arange(0, M)")
-        self.line("units = tl.program_id(1) * BN + tl.arange(0, BN)")
-        self.line("every = tl.arange(0, HP)")
+        self.line(f"units = tl.program_id(1) * BN + {self.units('BN')}")
+        self.line(f"every = {self.units('HP')}")
         self.line("blocks = tl.arange(0, NBP)")
         self.line("row, unit, all_units = rows[None, :], units[:, None], every[:, None]")
         self.line("live = (row < B) & (unit < H)")
+        self.line("live_pairs = ((row & -2) < B) & ((unit & -2) < H)")
         self.line("all_live = (row < B) & (all_units < H)")
+        self.line("group = tl.cast((B + 1) // 2 * 2 * (H + H % 2), tl.int64)  # of what is saved")
         self.line("counter = counters + (first // M + tl.program_id(0)) * 32")
         self.line("arrivals = 0")
         self.line("zeros = tl.zeros([BN, M], tl.float32)")
         with self.block("if RAGGED:"):
             self.line("length = tl.load(lengths + rows, mask=rows < B, other=0)[None, :]")
+        self.line("like = zeros")
         for (part, c, transposed, g), number in self.blocks.items():
             k, n = f"({part} * H + every)[None, :]", f"({g} * H + units)[:, None]"
             steps = [f"matrix{c}_k", f"matrix{c}_n"]
@@ -257,6 +408,14 @@ class Kernel:
                 f"block{number} = tl.load(matrix{c} + {k} * {k_step} + {n} * {n_step}, "
                 "mask=(every < H)[None, :] & (units < H)[:, None], other=0.0)"
             )
+            if number < self.resident:
+                # On the way to its registers it is in shared memory: not all of them at once.
+                self.of_matrix_units(f"block{number}", "HP")
+        if self.blocks and not self.resident:
+            # Triton has another order for the products of a sum.
+            of_a_sum = any(len(left) > 1 for left, *_ in self._products(self.order))
+            for _ in range(1 + of_a_sum):
+                self.of_matrix_units("tl.zeros([BN, 16], tl.float32)", "16")
         read = {*self.roots, *(o for node in self.order for o in self.plan.graph.operands(node))}
         for r, node in enumerate(self.plan.rows):
             if node in read:
@@ -277,8 +436,9 @@ class Kernel:
             # What a sum over units is of comes before it; other nodes of its level may come after.
             if values or sums:
                 self.exchange(values, sums)
+            self.products([node for node in nodes if self.nodes[node][0] == "product"])
             for node in nodes:
-                if node not in sums:
+                if node not in sums and self.nodes[node][0] != "product":
                     self.compute(node)
 
     def exchange(self, values: list[int], sums: list[int]) -> None:
@@ -286,19 +446,19 @@ class Kernel:
         with self.block("if NB > 1:"):
             # Two buffers in turn: nobody writes what another one still reads.
             self.line(f"here = exchange + (t % 2) * ({len(self.slots)} * B * H)")
-            at = {node: f"here + ({self.slots.index(node)} * B + row" for node in (*values, *sums)}
+            at = {n: f"here + {self.slots.index(n)} * B * H" for n in (*values, *sums)}
             for v in values:
-                self.store(f"{at[v]}) * H", self.tile(v))
+                self.store(at[v], "H", self.tile(v))
             for n in sums:
-                place = f"{at[n]}s) * H + tl.program_id(1)"
+                place = f"{at[n]} + rows * H + tl.program_id(1)"
                 self.line(f"tl.store({place}, {self.over_units(n)}, mask=rows < B)")
             self.wait()
             for v in values:
-                self.load_whole(f"w{v}", f"{at[v]}) * H")
+                self.load_whole(f"w{v}", at[v])
             for n in sums:
                 total, other = OVER_UNITS[self.nodes[n][0]]
                 mask = f"mask=(blocks < NB)[:, None] & (row < B), other={other}"
-                place = f"{at[n]}) * H + blocks[:, None]"
+                place = f"{at[n]} + row * H + blocks[:, None]"
                 part = f'tl.load({place}, {mask}, cache_modifier=".cg")'
                 self.line(f"v{n} = {total}({part}, 0)[None, :]")
         with self.block("else:"):
@@ -310,31 +470,52 @@ class Kernel:
     def over_units(self, node: int) -> str:
         """Sum or maximum over the program's units, (M,)."""
         kind, groups = self.nodes[node]
-        text = ""
-        for group in groups:
-            if kind == "row_sum":
-                one = f"tl.sum({self.own(self.tile(group))}, 0)"
-                text = f"{text} + {one}" if text else one
-            else:
-                one = f'tl.max(tl.where(unit < H, {self.tile(group)}, float("-inf")), 0)'
-                text = f"tl.maximum({text}, {one})" if text else one
-        return text
+        tiles = [self.tile(group) for group in groups]
+        if kind == "row_sum":
+            return f"tl.sum({self.own(' + '.join(tiles))}, 0)"
+        largest = tiles[0]
+        for tile in tiles[1:]:
+            largest = f"tl.maximum({largest}, {tile})"
+        return f'tl.max(tl.where(unit < H, {largest}, float("-inf")), 0)'
+
+    def products(self, nodes: list[int]) -> None:
+        """Where a matrix is read in a `for` loop, Triton reads it from shared memory in each turn;
+        in a `while` loop it stays in registers. So a step that has both has a loop of one turn."""
+        far: list[str] = []
+        names: dict[int, list[str]] = {}
+        for node in nodes:
+            _, left, c, transposed, g = self.nodes[node]
+            for part, group in enumerate(left):
+                block = self.blocks[part, c, transposed, g]
+                near = not self.resident or block < self.resident
+                # In two sums, if there are registers: in one each part waits for the one before.
+                name = f"{'near' if near else 'far'}{node}_{part % 2 if self.resident else 0}"
+                of_node = names.setdefault(node, [])
+                before = "zeros" if near and name not in of_node else name
+                text = (
+                    f"{name} = tl.dot(block{block}, w{group}, {before}, input_precision=PRECISION)"
+                )
+                if near:
+                    self.line(text)
+                else:
+                    far.append(text)
+                if name not in of_node:
+                    of_node.append(name)
+        if far:
+            for name in dict.fromkeys(text.split()[0] for text in far):
+                self.line(f"{name} = zeros")
+            with self.block("for once in range(0, tl.minimum(T, 1)):"):
+                for text in far:
+                    self.line(text)
+        for node in nodes:
+            self.line(f"v{node} = {' + '.join(names[node])}")
 
     def compute(self, node: int) -> None:
         kind, *rest = self.nodes[node]
-        if kind == "product":
-            left, c, transposed, g = rest
-            text = ""
-            for part, group in enumerate(left):
-                block = f"block{self.blocks[part, c, transposed, g]}"
-                more = f", {text}" if text else ""
-                text = f"tl.dot({block}, w{group}{more}, input_precision=PRECISION)"
-        else:
-            operands = [self.value(operand) for operand in rest]
-            if all(self.plan.graph.value(operand) is not None for operand in rest):
-                operands[0] = f"(zeros + {operands[0]})"
-            text = OPERATIONS[kind].format(*operands)
-        self.line(f"v{node} = {text}")
+        operands = [self.value(operand) for operand in rest]
+        if all(self.plan.graph.value(operand) is not None for operand in rest):
+            operands[0] = f"(zeros + {operands[0]})"
+        self.line(f"v{node} = {OPERATIONS[kind].format(*operands)}")
 
     def text(self) -> str:
         """The source of the kernel."""
@@ -342,8 +523,8 @@ class Kernel:
 
 
 class Forward(Kernel):
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: Plan, resident: int = 0) -> None:
+        super().__init__(plan, resident)
         self.order = plan.forward
         self.roots = (*plan.after, *plan.saved)
 
@@ -352,23 +533,23 @@ class Forward(Kernel):
         P, S = len(plan.inputs), len(plan.saved)
         states = [f"state{k}" for k in self.states]
         number = [plan.graph.numbers["state", k] for k in self.states]
-        here = "row * H"
-        after = f"(t64 + 1) * (B * H) + {here}"
+        after = "(t64 + 1) * (B * H)"
         self.head("forward", ["inputs", "constant_rows", *states, "saved"])
         for k in self.states:
-            self.load(f"v{number[k]}", f"state{k} + {here}")
+            self.load(f"v{number[k]}", f"state{k}", "H")
         for k in self.whole_states:
-            self.load_whole(f"w{number[k]}", f"state{k} + {here}", exchanged=False)
+            self.load_whole(f"w{number[k]}", f"state{k}", exchanged=False)
         for p, node in enumerate(plan.inputs):
-            self.load(f"next{node}", f"inputs + (row * {P} + {p}) * H")
-        with self.block("for t in range(0, T):"):
+            self.load(f"next{node}", f"inputs + {p} * H", f"{P} * H")
+        with self.steps():
+            self.line("t = done")
             self.line("t64 = tl.cast(t, tl.int64)")
             for node in plan.inputs:
                 self.line(f"v{node} = next{node}")
             if plan.inputs:  # of the next step, on their way during this one
                 self.line(f"here = inputs + tl.minimum(t64 + 1, T - 1) * ({P} * B * H)")
             for p, node in enumerate(plan.inputs):
-                self.load(f"next{node}", f"here + (row * {P} + {p}) * H")
+                self.load(f"next{node}", f"here + {p} * H", f"{P} * H")
             self.step()
             with self.block("if RAGGED:"):
                 self.line("active = t < length")
@@ -376,7 +557,7 @@ class Forward(Kernel):
                 self.line(f"after{k} = {self.tile(node)}")
                 with self.block("if RAGGED:"):
                     self.line(f"after{k} = tl.where(active, after{k}, v{number[k]})")
-                self.store(f"state{k} + {after}", f"after{k}")
+                self.store(f"state{k} + {after}", "H", f"after{k}")
             if self.whole_states:
                 with self.block("if NB > 1:"):
                     self.wait()
@@ -387,17 +568,18 @@ class Forward(Kernel):
                         self.line(f"w{number[k]} = {self.own(f'after{k}')}")
             if S:
                 with self.block("if KEEP:"):
-                    self.line(f"here = saved + t64 * ({S} * B * H)")
+                    self.line(f"here = saved + t64 * {S} * group")
                     for s, node in enumerate(plan.saved):
-                        self.store(f"here + (row * {S} + {s}) * H", self.tile(node))
+                        place = f"here + {s} * group, row, unit"
+                        self.line(f"store_saved_({place}, {self.tile(node)}, live_pairs, H, WAY)")
             for k in self.states:
                 self.line(f"v{number[k]} = after{k}")
         return "\n".join(self.lines) + "\n"
 
 
 class Backward(Kernel):
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: Plan, resident: int = 0) -> None:
+        super().__init__(plan, resident)
         self.order = plan.backward
         self.roots = (*plan.columns, *plan.gradient.state)
 
@@ -410,27 +592,29 @@ class Backward(Kernel):
         first = ["grad_h", "grad_h_t", "grad_h_b", "constant_rows"]
         self.head("backward", [*first, *pointers, "saved", "columns"])
         grads = [f"v{numbers.get(('grad', k), f'_grad{k}')}" for k in self.states]
-        here = "row * H"
-        # What is read of each step: name, pointer, distance of steps, and where in a step.
-        loads = [("grad_h_now", "grad_h", "grad_h_t", "row * grad_h_b")]
+        # What is read of each step: name, pointer, distance of steps, and how.
+        reads = [("grad_h_now", "grad_h", "grad_h_t", "grad_h_b, WAY_GRAD")]
         for k in plan.states_read():
-            loads.append((f"v{numbers['state', k]}", f"state{k}", "(B * H)", here))
+            reads.append((f"v{numbers['state', k]}", f"state{k}", "(B * H)", "H, WAY"))
         for s, node in enumerate(plan.saved):
             if node in read:
-                loads.append((f"v{node}", "saved", f"({S} * B * H)", f"(row * {S} + {s}) * H"))
+                reads.append((f"v{node}", f"saved + {s} * group", f"{S} * group", ""))
+        ahead, late = reads[:AHEAD], reads[AHEAD:]
         for k in self.states:
-            self.load(grads[k], f"grad{k} + {here}")
+            self.load(grads[k], f"grad{k}", "H", "WAY != 0")
         self.line("t64 = tl.cast(T - 1, tl.int64)")
-        for name, pointer, distance, place in loads:
-            self.load(f"next_{name}", f"{pointer} + t64 * {distance} + {place}")
-        with self.block("for before_end in range(0, T):"):
-            self.line("t = T - 1 - before_end")
+        for name, pointer, distance, how in ahead:
+            self.read(f"next_{name}", f"{pointer} + t64 * {distance}", how)
+        with self.steps():
+            self.line("t = T - 1 - done")
             self.line("t64 = tl.cast(t, tl.int64)")
             self.line("last64 = tl.maximum(t64 - 1, 0)")
-            for name, *_ in loads:
+            for name, pointer, distance, how in late:
+                self.read(name, f"{pointer} + t64 * {distance}", how)
+            for name, *_ in ahead:
                 self.line(f"{name} = next_{name}")
-            for name, pointer, distance, place in loads:
-                self.load(f"next_{name}", f"{pointer} + last64 * {distance} + {place}")
+            for name, pointer, distance, how in ahead:
+                self.read(f"next_{name}", f"{pointer} + last64 * {distance}", how)
             self.line(f"{grads[0]} += grad_h_now")
             self.step()
             with self.block("if RAGGED:"):
@@ -440,7 +624,7 @@ class Backward(Kernel):
                 self.line(f"column = {self.tile(node)}")
                 with self.block("if RAGGED:"):
                     self.line("column = tl.where(active, column, 0.0)")
-                self.store(f"here + (row * {D} + {d}) * H", "column")
+                self.store(f"here + {d} * H", f"{D} * H", "column")
             for k, node in enumerate(plan.gradient.state):
                 self.line(f"before{k} = {self.tile(node)}")
                 with self.block("if RAGGED:"):
@@ -448,5 +632,12 @@ class Backward(Kernel):
             for k in self.states:
                 self.line(f"{grads[k]} = before{k}")
         for k in self.states:
-            self.store(f"first{k} + {here}", grads[k])
+            self.store(f"first{k}", "H", grads[k])
         return "\n".join(self.lines) + "\n"
+
+    def read(self, name: str, base: str, how: str) -> None:
+        """One of a step's reads: `how` is the distance of reviews and the way, or "": of saved."""
+        if how:
+            self.load(name, base, *how.split(", "))
+        else:
+            self.line(f"{name} = load_saved_({base}, row, unit, live_pairs, like, H, WAY)")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .captured import Captured
 from .interpret import Interpreter
+from .loops import Loops
 from .plan import Plan
 
 
@@ -22,7 +23,7 @@ STEPS = 32  # lengths are rounded up to a multiple: fewer graphs, whose last ste
 KEPT = 16  # graphs
 
 
-class GraphedLoops:
+class GraphedLoops(Loops):
     """The two loops over time of one plan, on a GPU."""
 
     name = "CUDA graphs"

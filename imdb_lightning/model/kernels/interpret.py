@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..padding import padding_mask_like
 from .groups import UNARY
+from .loops import Loops
 from .plan import Plan
 
 
@@ -27,7 +28,7 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
 OF_TENSORS = ("maximum", "minimum", "where")  # operations that take no numbers
 
 
-class Interpreter:
+class Interpreter(Loops):
     """The two loops over time of one plan."""
 
     name = "PyTorch"

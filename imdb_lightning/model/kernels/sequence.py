@@ -6,6 +6,7 @@ D gradient columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from functools import cached_property
 from operator import attrgetter
@@ -88,7 +89,7 @@ class SequenceFunction(torch.autograd.Function):
             buffer = x_TBI.new_empty(T + 1, B, H)
             buffer[0] = first
             states.append(buffer)
-        saved = x_TBI.new_empty(T, B, len(plan.saved), H) if keep else None
+        saved = loops.new_saved(x_TBI, T, B, H) if keep else None
         loops.forward(inputs_TBPH, rows_RH, constants, states, lengths_B, saved)
         if keep:
             ctx.generated, ctx.loops, ctx.count = generated, loops, count
@@ -106,7 +107,10 @@ class SequenceFunction(torch.autograd.Function):
         first = ctx.loops.backward(
             rows_RH, constants, states, lengths_B, saved, grad_h_TBH, grads, columns
         )
-        sums = Sums(plan, x_TBI, states, saved, columns, constants)
+        loops = ctx.loops
+        sums = Sums(
+            plan, x_TBI, states, lambda s: loops.saved_group(saved, s, B, H), columns, constants
+        )
         with precision.of_layers(x_TBI):
             grad_x = sums.x() if ctx.needs_input_grad[5] else None
             of_constants = [
@@ -195,14 +199,15 @@ class Sums:
         plan: Plan,
         x_TBI: Tensor,
         states: Many[Tensor],
-        saved_TBSH: Tensor,
+        saved_group: Callable[[int], Tensor],
         columns_TBDH: Tensor,
         constants: Many[Tensor],
     ) -> None:
+        """`saved_group(s)`: group `s` of what was saved, (T * B, H)."""
         self.plan = plan
         self.x_NI = x_TBI.flatten(0, 1)
         self.states = states
-        self.saved_NSH = saved_TBSH.flatten(0, 1)
+        self.saved_group = saved_group
         self.columns_NDH = columns_TBDH.flatten(0, 1)
         self.constants = constants
         self.shape = x_TBI.shape
@@ -281,5 +286,5 @@ class Sums:
             if kind == "state":
                 parts.append(self.states[rest[0]][:-1].flatten(0, 1))
             else:
-                parts.append(self.saved_NSH[:, self.plan.saved.index(group)])
+                parts.append(self.saved_group(self.plan.saved.index(group)))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

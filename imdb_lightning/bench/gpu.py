@@ -263,7 +263,7 @@ def grid(bench: Bench) -> Any:
     path = bench.folder / "report"
     shutil.rmtree(path, ignore_errors=True)
     started = time.monotonic()
-    at_once = 2 if bench.device == "cpu" else 10
+    at_once = 2 if bench.device == "cpu" else 12
     seeds = "seed=0" if bench.device == "cpu" else "seed=0,1,2,3,4"
     bench.command(
         "-m",

@@ -50,7 +50,10 @@ def test_interpreted_kernels_are_the_loop_to_float32(tmp_path: Path) -> None:
         ("90", "lstm", "64"),
         *(
             pytest.param(
-                arch, "lstm,gru_before,peephole,minimal", "64,128,256", marks=pytest.mark.slow
+                arch,
+                "lstm,gru_before,peephole,minimal,layer_norm",
+                "64,128,256",
+                marks=pytest.mark.slow,
             )
             for arch in ("80", "90")
         ),
@@ -67,5 +70,8 @@ def test_kernels_keep_to_the_registers_and_memory_of_the_chip(
         # Bytes a thread, most of them before the loop.
         bound = {"64": 128, "128": 2048, "256": 2048}[kernel["kernel"].split()[-1]]
         assert kernel["spilled"] <= bound, kernel
-        # Numbers go between memory and the matrix units' registers without a detour.
-        assert kernel["conversions"] == 0, kernel
+        assert kernel["astray"] == 0, kernel
+        # Numbers go between memory and the matrix units' registers without a detour; sums over
+        # units take one where several programs share them.
+        if not kernel["kernel"].startswith("layer_norm"):
+            assert kernel["conversions"] == 0, kernel

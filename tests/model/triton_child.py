@@ -109,9 +109,16 @@ def compiled(arch: str, names: list[str], sizes: list[int]) -> list[dict[str, An
                         "limit": CHIPS[arch].memory,
                         "resident": at.resident,
                         "conversions": body.count("convert_layout"),
+                        "astray": astray(kernel.asm["ttgir"]),
                     }
                 )
     return found
+
+
+def astray(text: str) -> int:
+    """How many reads and writes of several numbers have tiles in another order than theirs."""
+    lines = [line for line in text.splitlines() if "packed_element = 4" in line]
+    return sum("#mma" not in line.partition("->")[2] for line in lines)
 
 
 def compile_at(function: Any, at: Launch, H: int, arch: int) -> Any:

@@ -118,7 +118,7 @@ def load_(base, stride, row, unit, live, like, WAY: tl.constexpr):
 
 
 @triton.jit
-def store_(base, stride, row, unit, value, live, WAY: tl.constexpr):
+def store_(base, stride, row, unit, value, live, like, WAY: tl.constexpr):
     """The reverse."""
     if WAY == 2:
         tl.inline_asm_elementwise(
@@ -127,13 +127,14 @@ def store_(base, stride, row, unit, value, live, WAY: tl.constexpr):
             mad.wide.s32 a, $8, 4, $4; mad.wide.s32 b, $20, 4, a;
             @p st.global.v2.f32 [a], {$12, $14}; @q st.global.v2.f32 [b], {$13, $15};
             mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; }""",
-            "=r,=r,=r,=r,l,l,l,l,r,r,r,r,f,f,f,f,r,r,r,r,r,r,r,r",
+            "=r,=r,=r,=r,l,l,l,l,r,r,r,r,f,f,f,f,r,r,r,r,r,r,r,r,f,f,f,f",
             [
                 base.to(tl.int64),
                 (row & -2) * stride + (unit & -2),
                 value,
                 live.to(tl.int32),
                 tl.cast(stride, tl.int32),
+                like,
             ],
             dtype=tl.int32,
             is_pure=False,
@@ -142,8 +143,8 @@ def store_(base, stride, row, unit, value, live, WAY: tl.constexpr):
     elif WAY == 1:
         tl.inline_asm_elementwise(
             "{ .reg .pred p; setp.ne.b32 p, $3, 0; mov.b32 $0, 0; @p st.global.f32 [$1], $2; }",
-            "=r,l,f,r",
-            [(base + row * stride + unit).to(tl.int64), value, live.to(tl.int32)],
+            "=r,l,f,r,f",
+            [(base + row * stride + unit).to(tl.int64), value, live.to(tl.int32), like],
             dtype=tl.int32,
             is_pure=False,
             pack=1,
@@ -178,19 +179,20 @@ def load_saved_(base, row, unit, live, like, H: tl.constexpr, WAY: tl.constexpr)
 
 
 @triton.jit
-def store_saved_(base, row, unit, value, live, H: tl.constexpr, WAY: tl.constexpr):
+def store_saved_(base, row, unit, value, live, like, H: tl.constexpr, WAY: tl.constexpr):
     """The reverse."""
     if WAY != 0:
         tl.inline_asm_elementwise(
             """{ .reg .pred p; .reg .b64 a; setp.ne.b32 p, $16, 0; mad.wide.s32 a, $8, 4, $4;
             @p st.global.v4.f32 [a], {$12, $13, $14, $15};
             mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; }""",
-            "=r,=r,=r,=r,l,l,l,l,r,r,r,r,f,f,f,f,r,r,r,r",
+            "=r,=r,=r,=r,l,l,l,l,r,r,r,r,f,f,f,f,r,r,r,r,f,f,f,f",
             [
                 base.to(tl.int64),
                 (row & -2) * (H + H % 2) + (unit & -2) * 2,
                 value,
                 live.to(tl.int32),
+                like,
             ],
             dtype=tl.int32,
             is_pure=False,
@@ -357,7 +359,7 @@ class Kernel:
         self.line(f"{name} = load_({base}, {stride}, row, unit, live, like, {way})")
 
     def store(self, base: str, stride: str, value: str) -> None:
-        self.line(f"store_({base}, {stride}, row, unit, {value}, live, WAY)")
+        self.line(f"store_({base}, {stride}, row, unit, {value}, live, like, WAY)")
 
     def load_whole(self, name: str, at: str, exchanged: bool = True) -> None:
         """At all units; `exchanged`: another program has written it, so not from a near cache."""
@@ -571,7 +573,9 @@ class Forward(Kernel):
                     self.line(f"here = saved + t64 * {S} * group")
                     for s, node in enumerate(plan.saved):
                         place = f"here + {s} * group, row, unit"
-                        self.line(f"store_saved_({place}, {self.tile(node)}, live_pairs, H, WAY)")
+                        self.line(
+                            f"store_saved_({place}, {self.tile(node)}, live_pairs, like, H, WAY)"
+                        )
             for k in self.states:
                 self.line(f"v{number[k]} = after{k}")
         return "\n".join(self.lines) + "\n"

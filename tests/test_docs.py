@@ -68,6 +68,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
     assert len(TRAINING) > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", TRAINING, ids=" ".join)
 def test_training_commands_have_no_mistake(words: list[str]) -> None:
     overrides = [text for text in words[1:] if "=" in text]
@@ -103,6 +104,7 @@ def test_make_has_the_targets() -> None:
     assert [name for name in named if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
 
 
+@pytest.mark.slow
 def test_the_transcripts_are_those_of_the_commands(tmp_path: Path) -> None:
     """But for numbers and directories, which differ from machine to machine."""
 
@@ -119,6 +121,7 @@ def test_the_transcripts_are_those_of_the_commands(tmp_path: Path) -> None:
     assert (done.stderr.splitlines(), done.returncode) == (lines, 2)
 
 
+@pytest.mark.slow
 def test_the_cell_shown_is_checked_and_trains(tmp_path: Path) -> None:
     cell, *_ = (block for block in blocks(README, "python") if "class " in block)
     (tmp_path / "my_cells.py").write_text(cell)

@@ -184,6 +184,7 @@ def test_predict_answers_standard_input_line_by_line(run: Path, tmp_path: Path) 
     assert float(probability) == pytest.approx(rows[0]["probability"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_predict_ends_quietly_if_the_reader_has_gone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("a superb film\n" * 10_000)
     with subprocess.Popen(

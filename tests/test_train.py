@@ -209,7 +209,13 @@ def test_another_seed_is_another_run(run: Run, tmp_path: Path) -> None:
     assert other["data"]["reviews"] == run.metrics["data"]["reviews"]
 
 
-@pytest.mark.parametrize("name", GROUPS["model"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("lstm", "custom_gru") else pytest.param(name, marks=pytest.mark.slow)
+        for name in GROUPS["model"]
+    ],
+)
 def test_each_model_trains_to_the_same_bits_twice(name: str, tmp_path: Path) -> None:
     overrides = [*TINY, f"model={name}", "model.embedding_size=8", "model.hidden_size=8"]
     first, second = (train(composed(*overrides), tmp_path / run) for run in ("1", "2"))
@@ -378,7 +384,9 @@ def test_a_scheduler_on_the_path_changes_nothing(
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["report/rnn", "report/custom_lstm"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("report/rnn", marks=pytest.mark.slow), "report/custom_lstm"]
+)
 def test_the_report_trains_on_the_real_reviews(
     name: str, tmp_path: Path, real_data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,6 +629,7 @@ runpy.run_module("imdb_lightning", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.slow
 def test_smoke_opens_no_socket_and_writes_only_its_run(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NO_SOCKETS],

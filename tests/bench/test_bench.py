@@ -53,6 +53,7 @@ def test_layers(tmp_path: Path) -> None:
         assert part["packed_both_ms"].keys() == {"rnn packed"}
 
 
+@pytest.mark.slow
 def test_the_gpus_layers_are_measured_on_a_cpu_too(tmp_path: Path) -> None:
     options = "--device cpu --rounds 1 --threads 1 --stages layers --output".split()
     figures = run(tmp_path, "gpu", *options, str(tmp_path / "gpu"))

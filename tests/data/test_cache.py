@@ -130,6 +130,7 @@ def _killed_on_the_way(folder: str) -> None:
     load_or_build(Path(folder), KEY, an_encoding)
 
 
+@pytest.mark.slow
 def test_a_killed_builder_leaves_no_entry(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_killed_on_the_way, args=(str(tmp_path),))

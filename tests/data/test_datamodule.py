@@ -113,6 +113,7 @@ def orders(seed: int, workers: int) -> list[list[int]]:
     return watch.epochs
 
 
+@pytest.mark.slow
 def test_the_order_is_a_function_of_seed_and_epoch_under_lightning() -> None:
     first = orders(seed=0, workers=0)
     assert orders(seed=0, workers=0) == first

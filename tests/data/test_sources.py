@@ -224,6 +224,7 @@ def test_without_any_reviews_the_three_ways_are_named(
         sources.locate(None)
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_costs_three_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -306,6 +306,7 @@ class Annealed(RNNCell):
         return (self.alpha * super().step(projected_x, state)[0],)
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_what_a_trace_would_freeze_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     for reviews in (3, 4, 5, 6):

@@ -44,20 +44,10 @@ def test_interpreted_kernels_are_the_loop_to_float32(tmp_path: Path) -> None:
     assert {name: error for name, error in errors.items() if not error < 2e-5} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "cells", "sizes"),
-    [
-        ("90", "lstm", "64"),
-        *(
-            pytest.param(
-                arch,
-                "lstm,gru_before,peephole,minimal,layer_norm",
-                "64,128,256",
-                marks=pytest.mark.slow,
-            )
-            for arch in ("80", "90")
-        ),
-    ],
+    [(arch, "lstm,gru_before,peephole,minimal,layer_norm", "64,128,256") for arch in ("80", "90")],
 )
 def test_kernels_keep_to_the_registers_and_memory_of_the_chip(
     arch: str, cells: str, sizes: str, tmp_path: Path

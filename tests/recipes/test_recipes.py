@@ -77,6 +77,7 @@ def of(name: str, *seeds: int, skill: float = 1.0, parent: str | None = None) ->
     return row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
@@ -100,6 +101,7 @@ def test_a_run_of_a_recipe_changes_nothing_of_it(
     assert len(found.problems) == 2 - len(names)
 
 
+@pytest.mark.slow
 def test_no_two_recipes_are_one() -> None:
     wanted = [str(settings) for settings in rows.wanted().values()]
     assert len(set(wanted)) == len(wanted) == len(LADDER)

@@ -125,10 +125,7 @@ def test_a_difference_is_seen(uninterrupted: Callable[..., Path], tmp_path: Path
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("lstm", "custom_gru") else pytest.param(name, marks=pytest.mark.slow)
-        for name in MODELS
-    ],
+    [name if name == "lstm" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
 )
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(
     name: str, uninterrupted: Callable[..., Path], tmp_path: Path
@@ -163,6 +160,7 @@ def test_a_kill_at_any_moment_changes_nothing(
     assert differences(uninterrupted(), run(tmp_path, *SMALL)) == []
 
 
+@pytest.mark.slow
 def test_three_kills_in_one_epoch(uninterrupted: Callable[..., Path], tmp_path: Path) -> None:
     for step in (14, 3, 4):  # of the process: they resume after the third, sixth, ninth batch
         run(tmp_path, *SMALL, moment=Moment(STEP, step))
@@ -254,6 +252,7 @@ def test_a_second_grid_on_a_directory_is_refused(tmp_path: Path) -> None:
     assert first.exitcode == 143
 
 
+@pytest.mark.slow
 def test_a_pretraining_restarts_from_scratch(
     uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:

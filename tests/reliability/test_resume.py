@@ -36,6 +36,7 @@ from .processes import (
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and the fork server are POSIX's")
 
 
+@pytest.mark.slow
 def test_more_epochs_equal_an_uninterrupted_longer_run(
     uninterrupted: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -239,7 +240,10 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
+@pytest.mark.parametrize(
+    "damage",
+    [flip, *(pytest.param(way, marks=pytest.mark.slow) for way in (cut, empty, Path.unlink))],
+)
 def test_the_latest_intact_checkpoint_is_used(
     copied: Path, uninterrupted: Callable[..., Path], damage: Callable[[Path], None]
 ) -> None:
@@ -324,7 +328,11 @@ def test_temporary_files_of_a_killed_process_are_removed(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow, id="SIGTERM"),
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+    ],
 )
 def test_a_signal_saves_after_the_step_and_exits(
     number: int, code: int, uninterrupted: Callable[..., Path], tmp_path: Path

@@ -86,6 +86,7 @@ def test_val_and_test_are_those_of_any_run(teacher_run: Path) -> None:
         np.testing.assert_array_equal(data.splits[name].labels, alone.splits[name].labels)
 
 
+@pytest.mark.slow
 def test_a_run_records_its_teacher_and_resumes_only_with_that_one(
     teacher_run: Path, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ def test_the_model_knows_neither_data_nor_configuration() -> None:
 
 def test_cells_import_torch_and_their_base_alone() -> None:
     for file in (PACKAGE / "model" / "cells").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level:
                 assert node.level == 1, file
             elif isinstance(node, ast.ImportFrom):
@@ -48,7 +48,7 @@ def test_the_top_level_is_what_a_person_can_type() -> None:
 
 
 def test_the_spine_is_short() -> None:
-    assert len((PACKAGE / "train.py").read_text().splitlines()) <= 150
+    assert len((PACKAGE / "train.py").read_text("utf-8").splitlines()) <= 150
 
 
 def test_the_picture_is_of_this_code() -> None:

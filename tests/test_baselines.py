@@ -126,4 +126,4 @@ def test_a_finished_baseline_is_not_fitted_again(
     done = command(tmp_path, *given, module="baselines")
     assert done.returncode == code and done.stdout.count("is done") == 2
     assert expected in done.stdout
-    assert {file.read_text() for file in tmp_path.rglob("metrics.json")} == {'{"data": {}}'}
+    assert {file.read_text("utf-8") for file in tmp_path.rglob("metrics.json")} == {'{"data": {}}'}

@@ -115,7 +115,7 @@ def test_non_finite_numbers_stop_the_run_before_the_weights(tmp_path: Path) -> N
     overrides = [*ON_GPU, "model=custom_gru", "optim.lr=1e30", "trainer.max_epochs=3"]
     with pytest.raises(Exception, match="loss (inf|nan), gradient norm"):
         train(composed(*overrides), path)
-    details = json.loads((path / "non_finite.json").read_text())
+    details = json.loads((path / "non_finite.json").read_text("utf-8"))
     assert 1 <= details["step"] <= 24
     for file in (path / "checkpoints").glob("*.ckpt"):
         state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
@@ -153,7 +153,9 @@ def test_two_runs_share_a_gpu(tmp_path: Path) -> None:
         *("hydra/launcher=local_pool", "hydra.launcher.n_jobs=2"),
     )
     assert done.returncode == 0, done.stderr
-    runs = [json.loads(file.read_text()) for file in (tmp_path / "grid").rglob("metrics.json")]
+    runs = [
+        json.loads(file.read_text("utf-8")) for file in (tmp_path / "grid").rglob("metrics.json")
+    ]
     assert [run["status"] for run in runs] == ["done", "done"]
     assert all(run["device"] == torch.cuda.get_device_name() for run in runs)
 

@@ -88,7 +88,7 @@ def test_python_use(run: Path) -> None:
 
 def test_the_temperature_changes_probabilities_alone(copied: Path) -> None:
     before = load(copied).predict(["a superb film"])[0]
-    metrics = json.loads((copied / "metrics.json").read_text())
+    metrics = json.loads((copied / "metrics.json").read_text("utf-8"))
     assert metrics["temperature"] > 0
     metrics["temperature"] *= 4
     (copied / "metrics.json").write_text(json.dumps(metrics))
@@ -209,7 +209,7 @@ def test_a_foreign_configuration_is_refused(
 ) -> None:
     canary = tmp_path / "canary"
     file = copied / ".hydra" / "config.yaml"
-    content = yaml.safe_load(file.read_text())
+    content = yaml.safe_load(file.read_text("utf-8"))
     *path, last = where.split(".")
     node = content
     for key in path:
@@ -226,7 +226,9 @@ def test_a_foreign_configuration_is_refused(
 def test_yaml_that_would_make_an_object_is_refused(copied: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     file = copied / ".hydra" / "config.yaml"
-    file.write_text(file.read_text() + f"\nevil: !!python/object/apply:os.mkdir ['{canary}']\n")
+    file.write_text(
+        file.read_text("utf-8") + f"\nevil: !!python/object/apply:os.mkdir ['{canary}']\n"
+    )
     with pytest.raises(LoadError, match="corrupt"):
         load(copied)
     assert not canary.exists()
@@ -235,7 +237,7 @@ def test_yaml_that_would_make_an_object_is_refused(copied: Path, tmp_path: Path)
 def test_yaml_that_would_grow_without_end_is_refused(copied: Path) -> None:
     file = copied / ".hydra" / "config.yaml"
     levels = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
-    file.write_text(f"{file.read_text()}\na0: &a0 [x]\n{levels}")
+    file.write_text(f"{file.read_text('utf-8')}\na0: &a0 [x]\n{levels}")
     with pytest.raises(LoadError, match="contains aliases"):
         load(copied)
 

@@ -230,7 +230,7 @@ def test_evaluate_agrees_with_training(run: Path, tmp_path: Path) -> None:
     done = command(tmp_path, run, "--json", module="evaluate")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
     assert result["count"] == 16
     assert result["accuracy"] == metrics["test/acc"]
     assert result["loss"] == pytest.approx(metrics["test/loss"], rel=1e-4)

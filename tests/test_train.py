@@ -84,7 +84,7 @@ def test_a_run_logs_its_progress(done: subprocess.CompletedProcess[str], run: Ru
     assert "test accuracy" in lines[-2]
     assert lines[-1] == str(run.path)
     assert done.stderr == ""
-    log = (run.path / "train.log").read_text()
+    log = (run.path / "train.log").read_text("utf-8")
     assert [line for line in lines if line not in log] == []
 
 
@@ -130,7 +130,7 @@ def test_the_content_of_metrics(run: Run) -> None:
 def test_every_trace_of_a_synthetic_run_says_so(run: Run) -> None:
     assert "synthetic" in run.path.name
     assert "synthetic" in run.config.data.name
-    assert "synthetic" in (run.path / "train.log").read_text()
+    assert "synthetic" in (run.path / "train.log").read_text("utf-8")
     assert events(run).Tensors("dataset/text_summary")[0].tensor_proto.string_val == [b"synthetic"]
 
 

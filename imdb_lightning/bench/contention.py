@@ -180,7 +180,9 @@ def in_a_grid(overrides: Sequence[str]) -> list[float]:
         command += ["hydra/launcher=local_pool", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=grid"]
         command += [f"trainer.max_epochs={GRID_EPOCHS}"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)
-        runs = [json.loads(file.read_text()) for file in Path(folder).glob("grid/*/metrics.json")]
+        runs = [
+            json.loads(file.read_text("utf-8")) for file in Path(folder).glob("grid/*/metrics.json")
+        ]
     return [epoch["seconds"] for run in runs for epoch in run["epochs"][1:]]
 
 

@@ -179,7 +179,7 @@ def epochs(bench: Bench) -> Any:
     found = {}
     for name, overrides in EPOCHS.items():
         path = bench.train(f"epoch_{name.replace('/', '_')}", *overrides, "trainer.max_epochs=4")
-        metrics = json.loads((path / "metrics.json").read_text())
+        metrics = json.loads((path / "metrics.json").read_text("utf-8"))
         seconds = [epoch["seconds"] for epoch in metrics["epochs"]]
         found[name] = {
             "epochs": seconds,
@@ -232,7 +232,7 @@ def kill_and_resume(bench: Bench, name: str, overrides: list[str]) -> Path:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    if json.loads((path / "metrics.json").read_text())["status"] == "done":
+    if json.loads((path / "metrics.json").read_text("utf-8"))["status"] == "done":
         raise RuntimeError("the run was done before it could be killed")
     bench.command(f"resume={path}")
     return path
@@ -247,7 +247,7 @@ def mixed(bench: Bench) -> Any:
                 f"{precision}_{model}",
                 *(f"model={model}", f"trainer.precision={precision}", "trainer.max_epochs=2"),
             )
-            metrics = json.loads((path / "metrics.json").read_text())
+            metrics = json.loads((path / "metrics.json").read_text("utf-8"))
             last = metrics["epochs"][-1]
             found[f"{model} {precision}"] = {
                 k: last[k] for k in ("train/loss", "val/acc", "seconds")
@@ -272,7 +272,7 @@ def grid(bench: Bench) -> Any:
         f"hydra.sweep.dir={path}",
     )
     seconds = time.monotonic() - started
-    runs = [json.loads(file.read_text()) for file in sorted(path.rglob("metrics.json"))]
+    runs = [json.loads(file.read_text("utf-8")) for file in sorted(path.rglob("metrics.json"))]
     accuracies: dict[str, list[float]] = {}
     for run in runs:
         accuracies.setdefault(run["model"], []).append(run["test/acc"])

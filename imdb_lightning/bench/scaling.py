@@ -94,7 +94,7 @@ def peak(name: str, kind: str, T: int, B: int, H: int, threads: int) -> float | 
 
 def memory_of_process(which: str) -> float:
     """MiB in use ("VmRSS") or at the peak since it was last reset ("VmHWM")."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     (line,) = [line for line in lines if line.startswith(f"{which}:")]
     return int(line.split()[1]) / 2**10
 

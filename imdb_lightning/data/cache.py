@@ -93,7 +93,9 @@ def _read(entry: Path) -> Encoded | None:
     """The entry, or None if it is missing, incomplete or corrupt."""
     try:
         manifest_json = (entry / "manifest.json").read_bytes()
-        if hashlib.sha256(manifest_json).hexdigest() != (entry / "manifest.sha256").read_text():
+        if hashlib.sha256(manifest_json).hexdigest() != (entry / "manifest.sha256").read_text(
+            "utf-8"
+        ):
             return None
         manifest = json.loads(manifest_json)
         files = {name: (entry / name).read_bytes() for name in manifest["files"]}

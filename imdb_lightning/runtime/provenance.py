@@ -62,7 +62,7 @@ def git_commit() -> str | None:
 def processor_name() -> str:
     """The processor's name, or as much as the system reports."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

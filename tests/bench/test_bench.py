@@ -25,7 +25,7 @@ def run(folder: Path, *arguments: str, seconds: int = 280) -> dict:
     """`python -m imdb_lightning.bench ARGUMENTS`; returns the figures."""
     done = command(folder, *arguments, "--json", "figures.json", module="bench", timeout=seconds)
     assert done.returncode == 0, done.stderr
-    figures = json.loads((folder / "figures.json").read_text())
+    figures = json.loads((folder / "figures.json").read_text("utf-8"))
     assert set(figures) >= {"bench", "machine"}
     assert set(figures["machine"]) >= {"processor", "threads", "torch", "compiler", "when"}
     return figures
@@ -58,7 +58,7 @@ def test_the_gpus_layers_are_measured_on_a_cpu_too(tmp_path: Path) -> None:
     options = "--device cpu --rounds 1 --threads 1 --stages layers --output".split()
     figures = run(tmp_path, "gpu", *options, str(tmp_path / "gpu"))
     assert figures["stages"]["layers"]["status"] == "done"
-    assert figures == {**figures, **json.loads((tmp_path / "gpu" / "gpu.json").read_text())}
+    assert figures == {**figures, **json.loads((tmp_path / "gpu" / "gpu.json").read_text("utf-8"))}
     assert {row["H"] for row in figures["layers"]} == {8, 16}
     for row in figures["layers"]:
         assert max(row["errors"].values()) < 1e-5, row["layer"]
@@ -84,10 +84,10 @@ def test_the_gpus_figures_on_the_page_are_those_that_are_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     docs = Path(__file__).parents[2] / "docs"
-    kept = json.loads((docs / "gpu" / "layers.json").read_text())
+    kept = json.loads((docs / "gpu" / "layers.json").read_text("utf-8"))
     print_table(kept["layers"])
     table = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
-    assert table in (docs / "performance.md").read_text()
+    assert table in (docs / "performance.md").read_text("utf-8")
 
 
 @pytest.mark.slow

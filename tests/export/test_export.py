@@ -55,7 +55,7 @@ def test_an_export_computes_the_same(
     assert gap <= 1e-5
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["MODEL_CARD.md", "config.json", f"model.{kind}", "tokenizer.json"]
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
     assert config["model"]["name"] == model.config["model"]["name"]
 
 
@@ -94,7 +94,7 @@ def test_an_export_that_differs_is_not_written(
 def test_the_model_card_describes_the_model(runs: dict[str, Path], tmp_path: Path) -> None:
     model = load(runs["custom_lstm"])
     export.export(model, "safetensors", tmp_path / "out")
-    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text("utf-8")
     for text in ("synthetic", "64 train, 16 val, 16 test", "hidden_size: 8", "torch: ", "seed 0"):
         assert text in card
     assert f"{model.metrics['test/acc']:.4f}" in card

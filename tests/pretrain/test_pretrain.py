@@ -57,7 +57,7 @@ def test_a_classifier_starts_from_it(vectors: Path) -> None:
     pretrained = Pretrained(cfg.pretrained)
     data = ReviewDataModule(cfg.data, cfg.seed, tokenizer_json=pretrained.tokenizer_json())
     data.setup()
-    assert data.tokenizer_json == Run(vectors).tokenizer.read_text()
+    assert data.tokenizer_json == Run(vectors).tokenizer.read_text("utf-8")
     model = Classifier.from_config(cfg.model, cfg.optim, pretrained=pretrained.state_dict())
     before = checkpoint.read_state_dict(Run(vectors).vectors)
     assert torch.equal(model.embedding.weight, before["embedding.weight"])

@@ -231,7 +231,7 @@ def test_the_page_names_the_steps_that_are_not_better(
     monkeypatch.setattr(
         page, "read_test_reviews", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9})
     )
-    text = page.write(found, None, tmp_path, "")[0].read_text()
+    text = page.write(found, None, tmp_path, "")[0].read_text("utf-8")
     assert "that is worse or with p above 0.05:\n`masked`, `mean_max`.\n" in text
     assert "- `masked`, `mean_max`: not better than its parent." in text
 
@@ -293,16 +293,16 @@ def test_the_page_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         page, "read_test_reviews", lambda *_: page.TestReviews(lengths, seen, {"a in b": 9})
     )
     written = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
-    text = written[0].read_text()
+    text = written[0].read_text("utf-8")
     for name in ("report", "masked", "nb_logistic"):
         accuracy = 100 * {**found.steps, **found.baselines}[name].correct_SN.mean()
         assert f"{accuracy:.2f}" in text and f"`{name}`" in text
     assert "masked, ensemble + nb_logistic" in text
     assert "report + nb_logistic" not in text  # the best on val alone
     assert "Not better" not in text
-    assert written[1].read_text().count("masked") >= 2  # the step and what builds on it
+    assert written[1].read_text("utf-8").count("masked") >= 2  # the step and what builds on it
     again = page.write(found, None, tmp_path, "python -m imdb_lightning.recipes x")
-    assert again[0].read_text() == text
+    assert again[0].read_text("utf-8") == text
     (tmp_path / "recipes.md").write_text("mine")
     with pytest.raises(ForeignFileError):
         page.write(found, None, tmp_path, "")
@@ -356,4 +356,6 @@ def test_the_page_in_docs_is_that_of_its_archive(real_data: str, tmp_path: Path)
         root, "docs/recipes_runs", "--output", tmp_path, module="recipes", IMDB_DATA=real_data
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "recipes.md").read_text() == (root / "docs" / "recipes.md").read_text()
+    assert (tmp_path / "recipes.md").read_text("utf-8") == (root / "docs" / "recipes.md").read_text(
+        "utf-8"
+    )

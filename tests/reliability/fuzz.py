@@ -136,7 +136,7 @@ def link(file: Path, chance: random.Random) -> None:
 
 def change_json(file: Path, chance: random.Random) -> None:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8"))
     except ValueError:
         return  # changed before
     node = content

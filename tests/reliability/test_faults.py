@@ -206,7 +206,7 @@ def test_non_finite_numbers_stop_the_run_before_the_weights(
     output = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in output, output
     path = tmp_path / "run"
-    details = json.loads((path / "non_finite.json").read_text())
+    details = json.loads((path / "non_finite.json").read_text("utf-8"))
     assert details["loss"].startswith(loss) and details["gradient_norm"] in ("nan", "inf")
     assert details["step"] == details["batch"] <= 2 and details["epoch"] == 1
     assert len(details["reviews"]) == 8 and details["lr"] == (1e30 if loss == "nan" else 1e-3)

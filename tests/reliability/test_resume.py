@@ -119,7 +119,7 @@ def test_another_configuration_is_refused_by_its_keys(
 )
 def test_overrides_that_no_run_writes_are_refused(copied: Path, foreign: str) -> None:
     file = copied / "run" / ".hydra" / "overrides.yaml"
-    file.write_text(file.read_text() + f"- {json.dumps(foreign)}\n")
+    file.write_text(file.read_text("utf-8") + f"- {json.dumps(foreign)}\n")
     before = contents(copied / "run")
     assert command(copied, "resume=run") == 2
     assert f"overrides.yaml contains {foreign!r}, which no run writes" in output_of(copied)
@@ -220,7 +220,7 @@ def test_a_users_files_in_a_run_directory_are_kept(tmp_path: Path) -> None:
     for file in mine:
         file.write_text("mine")
     run(tmp_path, *SMALL, "trainer.max_epochs=1")
-    assert [file.read_text() for file in mine] == ["mine", "mine"]
+    assert [file.read_text("utf-8") for file in mine] == ["mine", "mine"]
 
 
 # Checkpoints that do not verify
@@ -269,7 +269,9 @@ def test_without_an_intact_checkpoint_nothing_is_changed(copied: Path) -> None:
 def test_a_corrupt_best_checkpoint_is_reported_before_training(copied: Path) -> None:
     flip(copied / "run" / "checkpoints" / "best.ckpt")
     config = copied / "run" / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("test_checkpoint: last", "test_checkpoint: best"))
+    config.write_text(
+        config.read_text("utf-8").replace("test_checkpoint: last", "test_checkpoint: best")
+    )
     assert command(copied, "resume=run", "test_checkpoint=best") == 1
     assert "best.ckpt: test_checkpoint=best needs it" in output_of(copied)
 
@@ -292,7 +294,7 @@ def test_a_corrupt_tokenizer_or_metrics_file_is_noticed(
     assert "tokenizer.json does not match" in output_of(copied)
     tokenizer.unlink()
     cut_short = copied / "run" / "metrics.json"
-    cut_short.write_text(cut_short.read_text()[:50])
+    cut_short.write_text(cut_short.read_text("utf-8")[:50])
     assert command(copied, "resume=run") == 0, output_of(copied)
     assert differences(uninterrupted(), copied / "run") == []
 
@@ -348,7 +350,7 @@ def test_a_signal_saves_after_the_step_and_exits(
     assert f"resume={path} continues from here" in output_of(tmp_path)
     at = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
     config = path / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("max_epochs: 100000", "max_epochs: 3"))
+    config.write_text(config.read_text("utf-8").replace("max_epochs: 100000", "max_epochs: 3"))
     longer = at["epoch"] + 2
     assert command(tmp_path, "resume=run", f"trainer.max_epochs={longer}") == 0, output_of(tmp_path)
     same = ("checkpoint.every_steps=null", f"trainer.max_epochs={longer}")

@@ -41,7 +41,7 @@ def run(original: Path, tmp_path: Path) -> Path:
 def configured(before: str, after: str) -> Callable[[Path], None]:
     def change(run: Path) -> None:
         file = run / ".hydra" / "config.yaml"
-        text = file.read_text()
+        text = file.read_text("utf-8")
         assert before in text
         file.write_text(text.replace(before, after))
 
@@ -51,7 +51,7 @@ def configured(before: str, after: str) -> Callable[[Path], None]:
 def measured(name: str, value: str) -> Callable[[Path], None]:
     def change(run: Path) -> None:
         file = run / "metrics.json"
-        text = file.read_text()
+        text = file.read_text("utf-8")
         assert f'"{name}": ' in text
         file.write_text(text.replace(f'"{name}": ', f'"{name}": {value}, "other": ', 1))
 
@@ -70,7 +70,7 @@ def weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
 
 def tokenizer(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def changed(run: Path) -> None:
-        content = json.loads((run / "tokenizer.json").read_text())
+        content = json.loads((run / "tokenizer.json").read_text("utf-8"))
         change(content)
         (run / "tokenizer.json").write_text(json.dumps(content))
 
@@ -214,7 +214,7 @@ def test_control_characters_never_reach_the_terminal(run: Path, tmp_path: Path) 
         done = command(tmp_path, *rest, module=str(name))
         assert "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr, name
     for file in (tmp_path / "report" / "report.md", tmp_path / "exported" / "MODEL_CARD.md"):
-        text = file.read_text()
+        text = file.read_text("utf-8")
         assert "\x1b" not in text and "<script" not in text
 
 

@@ -99,7 +99,7 @@ def test_a_killed_save_leaves_a_complete_checkpoint(tmp_path: Path, there_is_one
     if process.exitcode == 77:
         not_tested("a save killed at every system call: no process may be traced")
     assert process.exitcode == 0
-    stops, *seen = map(int, (tmp_path / "report.txt").read_text().split())
+    stops, *seen = map(int, (tmp_path / "report.txt").read_text("utf-8").split())
     assert stops > 20, "a save has more system calls than that"
     old = int(there_is_one)
     change = seen.index(2)

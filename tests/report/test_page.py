@@ -25,7 +25,7 @@ from tests.report.conftest import Make, configuration
 def written(*folders: Path) -> dict[str, str]:
     """report.md and report.html of these folders, as texts."""
     files = page.write(collect(folders), folders[0], "the command")
-    return {file.suffix: file.read_text() for file in files}
+    return {file.suffix: file.read_text("utf-8") for file in files}
 
 
 def rows(markdown: str, start: str) -> list[list[str]]:
@@ -60,7 +60,7 @@ class References(HTMLParser):
 
 def test_a_row_has_mean_spread_count_and_the_published_number(make: Make, tmp_path: Path) -> None:
     paths = [make(f"r{s}", "experiment=report/rnn", seed=s) for s in (0, 1, 2)]
-    values = [json.loads((path / "metrics.json").read_text()) for path in paths]
+    values = [json.loads((path / "metrics.json").read_text("utf-8")) for path in paths]
     mean = sum(v["val/acc"] for v in values) / 3
     sd = (sum((v["val/acc"] - mean) ** 2 for v in values) / 2) ** 0.5
     row, *_ = rows(written(tmp_path)[".md"], "report/rnn")
@@ -163,7 +163,7 @@ def test_the_plots_of_report_md_exist(make: Make, tmp_path: Path) -> None:
     named = re.findall(r'src="(.*?)"', written(tmp_path)[".md"])
     assert len(named) == 3
     for name in named:
-        text = (tmp_path / name).read_text()
+        text = (tmp_path / name).read_text("utf-8")
         assert text.startswith("<svg") and "currentColor" not in text
 
 
@@ -183,7 +183,7 @@ def test_names_and_reviews_are_escaped(make: Make, tmp_path: Path) -> None:
     changes = {"data": {"source": str(data), "fingerprint": sources.fingerprint(data)}}
     run = make("runs/a", "model=gru", changes=changes)
     config = run / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("name: gru", "name: '<b>mine|yours'"))
+    config.write_text(config.read_text("utf-8").replace("name: gru", "name: '<b>mine|yours'"))
     pages = written(tmp_path / "runs")
     assert "hardest for all" in pages[".html"]
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in pages[".html"]
@@ -221,7 +221,7 @@ def test_unreadable_runs_are_one_line_and_the_others_are_reported(
         assert what in line
     assert f"imdb_lightning.report: {tmp_path / 'empty'}: contains no runs" in lines
     assert len(lines) == 7
-    text = (tmp_path / "runs" / "report.md").read_text()
+    text = (tmp_path / "runs" / "report.md").read_text("utf-8")
     assert rows(text, "report/rnn")[0][3] == "1"
     assert all(line.removeprefix("imdb_lightning.report: ") in text for line in lines)
 
@@ -317,7 +317,7 @@ def test_a_users_file_is_not_overwritten(make: Make, tmp_path: Path) -> None:
         f"imdb_lightning.report: {mine}: not written by this command; move it away or give "
         "--output\n"
     )
-    assert mine.read_text() == "my notes on python -m imdb_lightning.report"
+    assert mine.read_text("utf-8") == "my notes on python -m imdb_lightning.report"
     assert not (tmp_path / "runs" / "report.html").exists()
     assert report(tmp_path / "runs", "--output", tmp_path / "elsewhere").returncode == 0
     assert (tmp_path / "elsewhere" / "report.html").exists()
@@ -326,4 +326,4 @@ def test_a_users_file_is_not_overwritten(make: Make, tmp_path: Path) -> None:
     plot.parent.mkdir()
     plot.write_text("mine")
     assert report(tmp_path / "runs").returncode == 2
-    assert plot.read_text() == "mine"
+    assert plot.read_text("utf-8") == "mine"

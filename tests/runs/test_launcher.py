@@ -252,7 +252,7 @@ def test_after_a_kill_only_unfinished_runs_are_run_again(folder: Path) -> None:
     after = written(sweep)
     assert {name for name in before if before[name] == after[name]} == finished
     (killed,) = set(before) - finished
-    assert "resuming " in (sweep / killed / "train.log").read_text()
+    assert "resuming " in (sweep / killed / "train.log").read_text("utf-8")
     assert not (sweep / ".earlier").exists()
 
 

@@ -124,7 +124,7 @@ def test_unfinished_runs_are_moved_to_earlier(tmp_path: Path) -> None:
         close(Sweep.open(tmp_path / "name", True, jobs(0)))
         assert not unfinished.exists()
         kept = tmp_path / "name" / ".earlier" / f"seed=0-{number}"
-        assert (kept / "precious").read_text() == str(number)
+        assert (kept / "precious").read_text("utf-8") == str(number)
 
 
 def test_finished_runs_are_not_moved(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_other_directories_are_never_moved(tmp_path: Path) -> None:
     (mine / "notes.txt").write_text("mine")
     with pytest.raises(RunExistsError, match="exists and is not a run"):
         Sweep.open(tmp_path / "name", True, jobs(0))
-    assert (mine / "notes.txt").read_text() == "mine"
+    assert (mine / "notes.txt").read_text("utf-8") == "mine"
 
 
 def test_a_run_that_is_done_is_never_marked_failed(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_two_runs_of_a_parallel_grid_share_the_cores(
     done = command(tmp_path, *grid, *TINY, "model=custom_lstm")
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    runs = [json.loads(file.read_text()) for file in sweep.glob("*/metrics.json")]
+    runs = [json.loads(file.read_text("utf-8")) for file in sweep.glob("*/metrics.json")]
     assert len(runs) == 2
     share = process.cores() // 2
     devices = {run["device"] for run in runs}

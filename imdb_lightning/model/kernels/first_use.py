@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..cells import State
 
 Run = Callable[[Any, Tensor, State, Tensor | None], tuple[Tensor, State]]
 T, B = 5, 2  # steps and reviews of a comparison: not as many as a step is traced with
+PLAIN = (bool, int, float, str, type(None))
+CONTAINERS = (dict, OrderedDict, set)
 MOST_KINDS = 4  # of one cell that are traced, by its attributes
 
 
@@ -29,12 +32,14 @@ def kind_of(cell: Any, known: Collection[Any], *more: Any) -> tuple[Any, ...]:
     plain = []
     for number, module in enumerate(cell.modules()):
         for name, value in vars(module).items():
+            if type(value) in CONTAINERS:
+                continue
             if isinstance(value, list | tuple):
                 value = tuple(value)
             elif isinstance(value, Tensor) and value.numel() == 1 and value.is_cpu:
                 value = value.item()
             parts = value if isinstance(value, tuple) else (value,)
-            if all(isinstance(part, bool | int | float | str | None) for part in parts):
+            if all(isinstance(part, PLAIN) for part in parts):
                 plain.append((number, name, value))
     kind = (*more, *plain)
     if kind not in known and len(known) >= MOST_KINDS:

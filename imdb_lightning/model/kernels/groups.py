@@ -507,8 +507,8 @@ class Lowering:
 
     def atenview(self, value: Any, shape: Any) -> Any:
         """(B, n*H), (B, n, H), and sums over reviews without the dimension that is gone."""
-        if isinstance(value, Row) and not value.one and list(shape)[-1] % self.H:
-            raise CannotGenerateError(f"a view that cuts a gate: {list(shape)}")
+        if isinstance(value, Row) and not value.one and self.shape[-1] % self.H:
+            raise CannotGenerateError(f"a view that cuts a gate: {list(self.shape)}")
         return value
 
     atenreshape = aten_unsafe_view = atenview
@@ -585,6 +585,10 @@ class Lowering:
 
     atenfull_like = atenfull
 
+    def atenempty_permuted(self, *_: Any, **__: Any) -> Row:
+        """Of no value yet: what reads it fills it first."""
+        return self.atenfull(None, math.nan)
+
     def atenscalar_tensor(self, value: float, **_: Any) -> Row:
         return self.row(value)
 
@@ -605,12 +609,24 @@ class Lowering:
             row = self.each("maximum", row, low)
         return row if high is None else self.each("minimum", row, high)
 
+    def atenclamp_min(self, value: Any, low: Any) -> Row:
+        return self.atenclamp(value, low)
+
+    def atenclamp_max(self, value: Any, high: Any) -> Row:
+        return self.atenclamp(value, None, high)
+
     def atenhardtanh(self, value: Any, low: float = -1, high: float = 1) -> Row:
         return self.atenclamp(value, low, high)
 
     def atenleaky_relu(self, value: Any, slope: float = 0.01) -> Row:
         low = self.each("mul", value, slope)
         return self.each("where", self.each("gt", value, 0), value, low)
+
+    def atensoftshrink_backward(self, grad: Any, value: Any, bound: float) -> Row:
+        inside = self.each("le", self.each("abs", value), bound)
+        return self.each("where", inside, 0, grad)
+
+    atenhardshrink_backward = atensoftshrink_backward
 
     def atencopy(self, _: Any, value: Any, *__: Any) -> Any:
         return value
@@ -624,6 +640,8 @@ class Lowering:
         return self.each("sqrt", self._over_units("row_sum", self.each("mul", value, value)))
 
     def atenpow(self, base: Any, exponent: Any) -> Row:
+        if isinstance(base, int | float) and base > 0:
+            return self.each("exp", self.each("mul", exponent, math.log(base)))
         if not isinstance(exponent, int | float):
             raise CannotGenerateError("a power whose exponent is not a number")
         if exponent == 0.5:
@@ -632,11 +650,34 @@ class Lowering:
             return self.each("rsqrt", base)
         count = abs(exponent)
         if count != int(count) or count > 8:
-            raise CannotGenerateError(f"the power {exponent}")
+            return self.each("exp", self.each("mul", self.each("log", base), exponent))
         result = self.row(1)
         for _ in range(int(count)):
             result = self.each("mul", result, base)
         return result if exponent >= 0 else self.each("reciprocal", result)
+
+    def atenexp2(self, value: Any) -> Row:
+        return self.atenpow(2.0, value)
+
+    def atenlog2(self, value: Any) -> Row:
+        return self.each("mul", self.each("log", value), 1 / math.log(2))
+
+    def atentan(self, value: Any) -> Row:
+        return self.each("div", self.each("sin", value), self.each("cos", value))
+
+    def atensinh(self, value: Any) -> Row:
+        """With u = e^x - 1, (u + u / (u + 1)) / 2: as exact where x is small."""
+        u = self.each("expm1", value)
+        return self.each(
+            "mul", self.each("add", u, self.each("div", u, self.each("add", u, 1))), 0.5
+        )
+
+    def atencosh(self, value: Any) -> Row:
+        high, low = self.each("exp", value), self.each("exp", self.each("neg", value))
+        return self.each("mul", self.each("add", high, low), 0.5)
+
+    def atenisnan(self, value: Any) -> Row:
+        return self.each("ne", value, value)
 
     def atensgn(self, value: Any) -> Row:
         return self.each("sign", value)

@@ -108,7 +108,7 @@ def processor() -> str:
     """Model and features of the first processor, as far as the system tells."""
     told = ("model name", "flags", "Features", "CPU part")
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0].splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     return "\n".join(line for line in lines if line.startswith(told))

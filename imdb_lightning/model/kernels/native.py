@@ -7,7 +7,9 @@ whole vectors of the processor.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence as Many
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from ..backbones import refuse_second_derivative
 from . import library
 from .emit_c import Packed, emit
 from .groups import MatrixGrad, Row, VectorGrad
-from .plan import plan
+from .plan import BEFORE, plan
 from .sequence import Generated, State
 
 
@@ -27,6 +29,10 @@ POINTERS = (
     "lengths x rows matrices first last h saved "
     "grad_h grad_last grad_first grad_x grad_rows grad_matrices"
 ).split()
+
+
+Key = tuple[int, bool, Any]
+"""A matrix, whether its transpose is meant, and what is on the left of an outer product."""
 
 
 class Call(ctypes.Structure):
@@ -55,6 +61,15 @@ class Native:
         kernels.saved_row.argtypes, kernels.saved_row.restype = [ctypes.c_long], ctypes.c_long
         self.lanes = kernels.lanes()
         self.panel = kernels.panel_width()
+        self.vectors, starts = self._vectors()
+        self.row_places = [self._row_places(rows, starts) for rows in self.source.rows]
+        self.grad_places = [self._grad_places(c) for c in range(len(generated.shapes))]
+        self.orders = {
+            order: torch.tensor(order)
+            for packed in (*self.source.matrices[0], *self.source.matrices[1])
+            for order in (packed.parts, packed.groups)
+            if order
+        }
 
     def __call__(
         self, cell: Any, x_TBI: Tensor, state: State, lengths_B: Tensor | None
@@ -99,19 +114,16 @@ class Native:
         H, more = self.H, self.whole(self.H) - self.H
         matrix = constants[packed.constant]
         matrix_KN = matrix.mT if packed.transposed else matrix
-        if packed.parts is not None:
-            parts = matrix_KN.unflatten(0, (-1, H))
-            if packed.parts != tuple(range(len(parts))):
-                parts = parts[list(packed.parts)]
+        if packed.parts is not None and not self._is_in_order(packed.parts, matrix_KN.shape[0]):
+            parts = matrix_KN.unflatten(0, (-1, H)).index_select(0, self.orders[packed.parts])
             if len(packed.parts) > 1 and more:
                 parts = pad(parts, (0, 0, 0, more))
             matrix_KN = parts.flatten(0, 1)
         if packed.groups is None:
-            matrix_KN = pad(matrix_KN[:, :I], (0, self.whole(I) - I))
-        else:
-            groups = matrix_KN.unflatten(1, (-1, H))
-            if packed.groups != tuple(range(groups.shape[1])):
-                groups = groups[:, list(packed.groups)]
+            if matrix_KN.shape[1] != self.whole(I):
+                matrix_KN = pad(matrix_KN[:, :I], (0, self.whole(I) - I))
+        elif not self._is_in_order(packed.groups, matrix_KN.shape[1]):
+            groups = matrix_KN.unflatten(1, (-1, H)).index_select(1, self.orders[packed.groups])
             matrix_KN = (pad(groups, (0, more)) if more else groups).flatten(1)
         K, N = matrix_KN.shape
         panels = -(-N // self.panel)
@@ -119,22 +131,47 @@ class Native:
             matrix_KN = pad(matrix_KN, (0, panels * self.panel - N))
         return matrix_KN.view(K, panels, self.panel).transpose(0, 1).contiguous()
 
-    def rows(self, which: int, constants: Many[Tensor], like: Tensor) -> Tensor:
-        """(n, HP): sums of vectors."""
-        H, HP = self.H, self.whole(self.H)
-        wanted = self.source.rows[which]
-        found = like.new_zeros(max(1, len(wanted)), HP)
-        for row, vectors in zip(found, wanted, strict=False):
-            for node in vectors:
-                kind, *rest = self.plan.graph.nodes[node]
-                for part in rest[1] if kind == "input" else (node,):
-                    row[:H] += self._vector(constants, part)
-        return found
+    def _is_in_order(self, groups: tuple[int, ...], width: int) -> bool:
+        """Whether these are all groups of a matrix as they are, without columns in between."""
+        whole = self.whole(self.H) == self.H or groups == (0,) == tuple(range(width // self.H))
+        return whole and groups == tuple(range(width // self.H))
 
-    def _vector(self, constants: Many[Tensor], node: int) -> Tensor:
-        kind, c, *g = self.plan.graph.nodes[node]
-        flat = constants[c].flatten()
-        return flat if kind == "scalar" else flat[g[0] * self.H :][: self.H]
+    def rows(self, which: int, constants: Many[Tensor]) -> Tensor:
+        """(n, HP): sums of vectors."""
+        return self._flat(constants)[self.row_places[which]].sum(0)
+
+    def _flat(self, constants: Many[Tensor]) -> Tensor:
+        """All constants that are vectors or numbers, and a zero."""
+        zero = constants[0].new_zeros(1)
+        return torch.cat([*(constants[c].flatten() for c in self.vectors), zero])
+
+    def _vectors(self) -> tuple[list[int], dict[int, int]]:
+        """The constants that rows are sums of, and where each begins among them."""
+        nodes = self.plan.graph.nodes
+        used = {nodes[node][1] for node, (kind, *_) in enumerate(nodes) if kind in BEFORE}
+        sizes = {c: math.prod(self.generated.shapes[c]) for c in sorted(used)}
+        ends = [*accumulate(sizes.values(), initial=0)]
+        return [*sizes], dict(zip([*sizes, None], ends, strict=True))
+
+    def _row_places(self, rows: Many[tuple[int, ...]], starts: dict[Any, int]) -> Tensor:
+        """(terms, rows, HP): what of `_flat` adds up to the rows of one direction."""
+        nodes, H = self.plan.graph.nodes, self.H
+        zero = starts[None]
+        found = []
+        for vectors in rows or [()]:
+            terms = []
+            for vector in vectors:
+                kind, *rest = nodes[vector]
+                for part in rest[1] if kind == "input" else (vector,):
+                    kind, c, *g = nodes[part]
+                    first = starts[c] + (g[0] * H if g else 0)
+                    terms.append([first + (j if g else 0) for j in range(H)])
+            found.append([term + [zero] * (self.whole(H) - H) for term in terms])
+        most = max([1, *map(len, found)])
+        nothing = [zero] * self.whole(H)
+        return torch.tensor(
+            [[row[i] if i < len(row) else nothing for row in found] for i in range(most)]
+        )
 
     def gradients(
         self,
@@ -146,45 +183,69 @@ class Native:
     ) -> list[Tensor | None]:
         """Of the constants, from what the threads have added up."""
         H, HP = self.H, self.whole(self.H)
-        pieces: dict[tuple[int, bool, Any], dict[int, Tensor]] = {}
+        pieces: dict[Key, list[tuple[tuple[int, ...], Tensor]]] = {}
         for outer, total in zip(self.source.outers, matrices, strict=True):
-            found = total.sum(0).unflatten(0, (-1, HP))[:, :H]
+            found = total.sum(0)
+            if HP != H:
+                found = found.view(-1, HP, found.shape[1])[:, :H].flatten(0, 1)
             if outer.left is None:
-                found = found[..., :I]
-            else:
-                found = found.unflatten(2, (-1, HP))[..., :H].flatten(2)
+                found = found[:, :I]
+            elif HP != H:
+                found = found.view(len(found), -1, HP)[..., :H].flatten(1)
             key = outer.constant, outer.transposed, outer.left
-            pieces.setdefault(key, {}).update(zip(outer.right, found, strict=True))
-        sums_DH = columns.sum(0).unflatten(0, (-1, HP))[:, :H]
+            pieces.setdefault(key, []).append((outer.right, found))
+        sums = columns.sum(0)
         grads: list[Tensor | None] = []
         for c, gradient in enumerate(self.plan.gradient.constants):
-            grads.append(None)
+            grad = None
             if not wanted[c] or gradient is None:
-                continue
-            if isinstance(gradient, MatrixGrad):
+                pass
+            elif isinstance(gradient, MatrixGrad):
                 parts = [self._matrix_grad(c, *product, pieces) for product in gradient.products]
-            else:
-                assert isinstance(gradient, VectorGrad)
-                to_one = gradient.to_one or constants[c].numel() == 1
-                parts = [self._vector_grad(row, to_one, sums_DH) for row in gradient.rows]
-            grads[c] = sum(parts[1:], parts[0]).view(constants[c].shape)
+                grad = sum(parts[1:], parts[0]).view(constants[c].shape)
+            else:  # a tensor of its own: two parameters may have the same gradient
+                grad = sums[self.grad_places[c]].sum(0).view(constants[c].shape)
+            grads.append(grad)
         return grads
 
+    def _grad_places(self, c: int) -> Tensor:
+        """(terms, n): what of the columns adds up to the gradient of a vector or a number."""
+        gradient = self.plan.gradient.constants[c]
+        if not isinstance(gradient, VectorGrad):
+            return torch.empty(0)
+        H, HP = self.H, self.whole(self.H)
+        terms = []
+        for row in gradient.rows:
+            starts = [self.source.columns[group] * HP for group in row.groups]
+            # `one`: a number of each review, repeated for all units
+            term = [start + j for start in starts for j in range(1 if row.one else H)]
+            to_one = gradient.to_one or math.prod(self.generated.shapes[c]) == 1
+            terms += [[place] for place in term] if to_one else [term]
+        return torch.tensor(terms)
+
     def _matrix_grad(
-        self, c: int, left: Any, right: Any, transposed: bool, pieces: dict[Any, dict[int, Tensor]]
+        self,
+        c: int,
+        left: Any,
+        right: Any,
+        transposed: bool,
+        pieces: dict[Key, list[tuple[tuple[int, ...], Tensor]]],
     ) -> Tensor:
         slots = None
         if isinstance(left, Row):
             slots = tuple(self.source.lefts[group] for group in left.groups)
+        wanted = tuple(self.source.columns[group] for group in right.groups)
         found = pieces[c, transposed, slots]
-        part = torch.cat([found[self.source.columns[group]] for group in right.groups])
-        return part if transposed else part.mT.contiguous()
-
-    def _vector_grad(self, row: Row, to_one: bool, sums_DH: Tensor) -> Tensor:
-        parts = torch.stack([sums_DH[self.source.columns[group]] for group in row.groups])
-        if row.one:  # a number of each review, repeated for all units
-            parts = parts[:, :1]
-        return parts.sum() if to_one else parts.flatten()
+        if [columns for columns, _ in found] == [wanted]:
+            part = found[0][1]
+        else:
+            places = {
+                slot: tensor[at * self.H : (at + 1) * self.H]
+                for columns, tensor in found
+                for at, slot in enumerate(columns)
+            }
+            part = torch.cat([places[slot] for slot in wanted])
+        return (part if transposed else part.mT).contiguous()
 
 
 class NativeFunction(torch.autograd.Function):
@@ -209,7 +270,7 @@ class NativeFunction(torch.autograd.Function):
         native.run(
             x_TBI,
             lengths_B,
-            rows=native.rows(0, constants, x_TBI),
+            rows=native.rows(0, constants),
             matrices=native.packed(0, constants, I),
             first=[*state],
             last=last,
@@ -245,7 +306,7 @@ class NativeFunction(torch.autograd.Function):
         native.run(
             x_TBI,
             lengths_B,
-            rows=native.rows(1, constants, x_TBI),
+            rows=native.rows(1, constants),
             matrices=native.packed(1, constants, I),
             first=[*state],
             h=h_TBH,

@@ -17,7 +17,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 
 ATEN = torch.ops.aten
-MORE = [ATEN.native_layer_norm, ATEN.native_layer_norm_backward, ATEN._softmax, ATEN.elu, ATEN.gelu]
+MORE = [
+    *(ATEN.native_layer_norm, ATEN.native_layer_norm_backward, ATEN.elu, ATEN.gelu),
+    *(ATEN._softmax, ATEN._log_softmax),
+]
 """What is taken apart beyond ATen's core operations."""
 WHOLE = [ATEN.select_backward.default, ATEN.select_scatter.default]
 """What stays one operation."""
@@ -76,7 +79,8 @@ def _trace(cell: Any, states: int) -> Trace:
         values = dict(zip(named, rest[states:], strict=True))
         return tuple(functional_call(cell, values, (x_BI, tuple(rest[:states]))))
 
-    graph = _make_fx(functionalize(whole), x_BI, *state, *kept)
+    # Not taken apart yet: what PyTorch knows of an operation's gradient it knows of the whole.
+    graph = _make_fx(functionalize(whole), {}, x_BI, *state, *kept)
     _refuse(graph)
     constants, step = _split(graph, 1 + states, B)
     (output,) = (node for node in constants.graph.nodes if node.op == "output")
@@ -88,18 +92,28 @@ def _trace(cell: Any, states: int) -> Trace:
         primals, grads = tensors[:-states], tensors[-states:]
         return vjp(lambda *primals: tuple(step(*primals)), *primals)[1](tuple(grads))
 
-    return Trace([*named], constants, shapes, step, _make_fx(back, x_BI, *state, *values, *grads))
+    inputs = [x_BI, *state, *values]
+    table = {**dict(core_aten_decompositions().items()), **get_decompositions(MORE)}
+    for operation in WHOLE:
+        table.pop(operation, None)
+    gradient = _make_fx(back, table, *inputs, *grads)
+    gradient = _make_fx(functionalize(gradient), {}, *inputs, *grads)  # what is taken apart writes
+    step = _make_fx(step, table, *inputs)
+    return Trace([*named], constants, shapes, step, gradient)
 
 
 def _refuse(graph: fx.GraphModule) -> None:
     """Raises CannotGenerateError where one step is not a function of its inputs alone."""
+    given: set[fx.Node] = set()  # what depends on an input
     for node in graph.graph.nodes:
+        if node.op == "placeholder" or not given.isdisjoint(node.all_input_nodes):
+            given.add(node)
         name = str(node.target).removeprefix("aten.").split(".")[0]
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise CannotGenerateError(f"it draws random numbers ({name})")
         if name == "copy_":
             raise CannotGenerateError("it changes a buffer or its input in place")
-        if name in ("detach", "alias"):
+        if name in ("detach", "alias") and node in given:
             raise CannotGenerateError("it detaches a value from its gradient")
 
 
@@ -113,10 +127,7 @@ def on(constants: fx.GraphModule, device: torch.device) -> fx.GraphModule:
     return fx.GraphModule(constants, graph)
 
 
-def _make_fx(function: Any, *tensors: Tensor) -> fx.GraphModule:
-    table = {**dict(core_aten_decompositions().items()), **get_decompositions(MORE)}
-    for operation in WHOLE:
-        table.pop(operation, None)
+def _make_fx(function: Any, table: dict[Any, Any], *tensors: Tensor) -> fx.GraphModule:
     graph = make_fx(function, table, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
     graph.graph.eliminate_dead_code()
     return graph

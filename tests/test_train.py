@@ -224,7 +224,7 @@ def test_each_model_trains_to_the_same_bits_twice(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "implementation"),
-    [("custom_lstm", "loop"), pytest.param("custom_lstm", "compile", marks=pytest.mark.slow)],
+    [("custom_lstm", "loop")],
 )
 def test_each_implementation_trains_to_the_same_bits_twice(
     name: str, implementation: str, tmp_path: Path

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NAMES = ("lstm", "gru", "gru_before", "rnn", "unknown")  # layers.CASES, without importing torch
 GPU_STAGES = ("tests", "layers", "epochs", "repeats", "mixed", "grid")  # gpu.STAGES
-VARIANTS = ("fused", "compile", "loop", "nn.LSTM", "plain script")  # epoch.VARIANTS
+VARIANTS = ("fused", "loop", "nn.LSTM", "plain script")  # epoch.VARIANTS
 NEIGHBOURS = [  # contention.VARIANTS
     *("rnn", "lstm", "gru"),
     *(f"custom_{name} {kind}" for kind in ("fused", "loop") for name in ("rnn", "lstm", "gru")),
@@ -91,7 +91,6 @@ def parser() -> cli.Parser:
         if name == "layers":
             for size, default in (("length", 200), ("batch", 64), ("input", 64), ("hidden", 64)):
                 bench.add_argument(f"--{size}", type=cli.positive, default=default)
-            bench.add_argument("--no-compile", action="store_true", help="omit torch.compile")
             bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         if name == "predict":
             bench.add_argument("model", metavar="RUN", type=Path, help="a run directory")
@@ -124,7 +123,7 @@ def layers(options: argparse.Namespace) -> dict[str, Any]:
         return {"layers": rows}
     sizes = options.length, options.batch, options.input, options.hidden
     threads = torch.get_num_threads()
-    return layers(options.cells, *sizes, threads, options.rounds, not options.no_compile)
+    return layers(options.cells, *sizes, threads, options.rounds)
 
 
 def step(options: argparse.Namespace) -> dict[str, Any]:

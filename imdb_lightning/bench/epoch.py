@@ -26,7 +26,6 @@ from .timing import EpochTimer, own_process, table
 
 VARIANTS = {
     "fused": ["experiment=report/custom_lstm"],
-    "compile": ["experiment=report/custom_lstm", "model.implementation=compile"],
     "loop": ["experiment=report/custom_lstm", "model.implementation=loop"],
     "nn.LSTM": ["experiment=report/lstm"],
     "plain script": ["experiment=report/custom_lstm"],  # only its sizes and reviews

@@ -6,8 +6,6 @@ Dimensions: T steps, B reviews, I input size, H hidden size.
 from __future__ import annotations
 
 import logging
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,8 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from ..model.backbones import Unrolled
 from ..model.cells import Cell, GRUCell, LSTMCell, RNNCell, State
-from ..model.compiled import Compiled
-from ..model.fused import PORTABLE, Fused
+from ..model.fused import Fused
 from ..runtime import process
 from .timing import interleaved, own_process, product_of_matrices, table
 
@@ -60,7 +57,7 @@ MEMORY = ("default", "kept")
 
 
 def layers(
-    names: list[str], T: int, B: int, I: int, H: int, threads: int, rounds: int, compiled: bool
+    names: list[str], T: int, B: int, I: int, H: int, threads: int, rounds: int
 ) -> dict[str, Any]:
     """Print a table and return its figures: milliseconds a batch.
 
@@ -70,7 +67,7 @@ def layers(
     found = {}
     for memory in MEMORY:
         with own_process(process_for, memory, threads) as one:
-            table = one.submit(one_table, names, T, B, I, H, rounds, compiled, memory)
+            table = one.submit(one_table, names, T, B, I, H, rounds, memory)
             found[memory] = table.result()
     return {"sizes": {"T": T, "B": B, "I": I, "H": H}, "rounds": rounds, "memory": found}
 
@@ -82,19 +79,16 @@ def process_for(memory: str, threads: int) -> None:
 
 
 def one_table(
-    names: list[str], T: int, B: int, I: int, H: int, rounds: int, compiled: bool, memory: str
+    names: list[str], T: int, B: int, I: int, H: int, rounds: int, memory: str
 ) -> dict[str, Any]:
     x_TBI, grad_TBH = torch.randn(T, B, I), torch.randn(T, B, H)
     forward: dict[str, Callable[[], object]] = {}
     both: dict[str, Callable[[], object]] = {}
-    compile_seconds = {}
     product, product_flops = product_of_matrices()
     both["matrix product"] = product
     for name in names:
-        for kind, layer in variants(name, I, H, compiled).items():
+        for kind, layer in variants(name, I, H).items():
             label = f"{name} {kind}"
-            if kind == "compile":
-                compile_seconds[name] = first_run(layer, x_TBI, grad_TBH)
             forward[label] = partial(run_forward, layer, x_TBI)
             both[label] = partial(run_both, layer, x_TBI, grad_TBH)
     packed = {
@@ -107,7 +101,7 @@ def one_table(
     rows, figures = [], []
     for name in names:
         flops = 6.0 * T * B * CASES[name].gates * H * (I + H)
-        for kind in variants(name, I, H, compiled):
+        for kind in variants(name, I, H):
             label = f"{name} {kind}"
             median = times_both[label].median
             rate = flops / median * 1e-6
@@ -154,28 +148,21 @@ def one_table(
     print(f"peak: {peak:.0f} GFLOP/s, a product of matrices 2048 x 2048, timed in the same rounds")
     for label, times in times_packed.items():
         print(f"for comparison, {label.replace('packed', 'of torch, packed')}: {times} ms")
-    for name, seconds in compile_seconds.items():
-        print(f"compiling {name} took {seconds:.0f} s (less if cached)")
-    sys.stdout.flush()
     return {
         "peak_gflops": peak,
         "layers": figures,
         "packed_both_ms": {label: times._asdict() for label, times in times_packed.items()},
-        "compile_seconds": compile_seconds,
     }
 
 
-def variants(name: str, I: int, H: int, compiled: bool) -> dict[str, nn.Module]:
+def variants(name: str, I: int, H: int) -> dict[str, nn.Module]:
     """Every implementation of a cell, and PyTorch's layer."""
     case = CASES[name]
     cell = case.cell(I, H)
     found: dict[str, nn.Module] = {}
     if case.torch_layer:
         found["torch"] = case.torch_layer(I, H)
-    if type(cell) in PORTABLE:
-        found |= {"fused native": Fused(cell), "fused portable": Fused(cell, native=False)}
-    if compiled:
-        found["compile"] = Compiled(cell)
+    found |= {"fused C": Fused(cell), "fused PyTorch": Fused(cell, native=False)}
     return found | {"loop": Unrolled(cell)}
 
 
@@ -189,13 +176,6 @@ def run_both(layer: nn.Module, x_TBI: Tensor, grad_TBH: Tensor) -> None:
         parameter.grad = None
     h_TBH, _ = layer(x_TBI.detach().requires_grad_())
     h_TBH.backward(grad_TBH)
-
-
-def first_run(layer: nn.Module, x_TBI: Tensor, grad_TBH: Tensor) -> float:
-    started = time.perf_counter()
-    run_both(layer, x_TBI, grad_TBH)
-    run_forward(layer, x_TBI)
-    return time.perf_counter() - started
 
 
 def packed_run(name: str, I: int, H: int, x_TBI: Tensor, grad_TBH: Tensor) -> Callable[[], object]:

@@ -42,14 +42,14 @@ def scaling(names: list[str], threads: int, rounds: int) -> dict[str, Any]:
             found.append(
                 {"cell": name, "T": T, "B": B, "H": H, "ns_per_token": nanoseconds, "MiB": memory}
             )
-            fused, torchs = nanoseconds["fused native"], nanoseconds.get("torch")
+            fused, torchs = nanoseconds["fused C"], nanoseconds.get("torch")
             rows.append(
                 [
                     f"{name} {T} {B} {H}",
                     f"{fused:.0f}",
                     f"{torchs:.0f}" if torchs else "",
                     f"{torchs / fused:.2f}x" if torchs else "",
-                    mebibytes(memory["fused native"]),
+                    mebibytes(memory["fused C"]),
                     mebibytes(memory.get("torch")),
                 ]
             )
@@ -64,7 +64,7 @@ def mebibytes(value: float | None) -> str:
 
 
 def cost(name: str, T: int, B: int, H: int, threads: int, rounds: int) -> dict[str, float]:
-    """Nanoseconds per token of the native kernels and of PyTorch's layer, timed in turn."""
+    """Nanoseconds per token of the generated kernels and of PyTorch's layer, timed in turn."""
     process.configure()
     torch.set_num_threads(threads)
     x_TBI, grad_TBH = torch.randn(T, B, INPUT), torch.randn(T, B, H)
@@ -100,5 +100,5 @@ def memory_of_process(which: str) -> float:
 
 
 def chosen(name: str, H: int) -> dict[str, torch.nn.Module]:
-    kinds = variants(name, INPUT, H, compiled=False)
-    return {kind: layer for kind, layer in kinds.items() if kind in ("fused native", "torch")}
+    kinds = variants(name, INPUT, H)
+    return {kind: layer for kind, layer in kinds.items() if kind in ("fused C", "torch")}

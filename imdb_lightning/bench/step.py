@@ -17,7 +17,7 @@ from .timing import StepTimer, interleaved, product_of_matrices, table
 WARM_UP, STEPS = 20, 60  # steps before, and in each of, the two measurements
 
 PARTS = {  # parts of the profiler's names
-    "recurrent layer": ("WholeSequence", "lstm", "mkldnn_rnn", "MkldnnRnn"),
+    "recurrent layer": ("NativeFunction", "SequenceFunction", "lstm", "mkldnn_rnn", "MkldnnRnn"),
     "embedding": ("embedding", "EmbeddingFunction", "index_add", "scatter_add", "index_select"),
     "optimizer": ("_fused_adam_", "Optimizer.zero_grad"),
     "batches": ("enumerate(DataLoader)",),

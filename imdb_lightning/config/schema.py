@@ -225,9 +225,9 @@ SCHEMA = (
     ),
     Key(
         "model.implementation",
-        one_of("fused", "compile", "loop"),
+        one_of("fused", "loop"),
         "fused",
-        "fused kernels, torch.compile, or the equations step by step: the same results",
+        "kernels that are generated from the step, or the step as a loop: the same results",
         "model=custom_...",
     ),
     # optim

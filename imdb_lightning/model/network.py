@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from . import pooling
 from .backbones import Backbone, Unrolled
 from .cells import Cell
-from .compiled import Compiled
 from .dropout import EmbeddingDropout, VariationalDropout
 from .embedding import Embedding
 from .fused import Fused
@@ -140,6 +139,5 @@ def cell_factory(cell: Mapping[str, Any]) -> Callable[[int, int], Cell]:
 
 IMPLEMENTATIONS: dict[str, Callable[[Cell], nn.Module]] = {
     "fused": Fused,
-    "compile": Compiled,
     "loop": Unrolled,
 }

@@ -40,11 +40,11 @@ def test_the_names_of_the_command_line_are_those_of_the_bench() -> None:
 @pytest.mark.slow
 def test_layers(tmp_path: Path) -> None:
     sizes = "--length 4 --batch 3 --input 5 --hidden 4 --rounds 2 --threads 1".split()
-    figures = run(tmp_path, "layers", "--cells", "rnn", "gru_before", "--no-compile", *sizes)
+    figures = run(tmp_path, "layers", "--cells", "rnn", "gru_before", *sizes)
     assert set(figures["memory"]) == {"default", "kept"}
     for part in figures["memory"].values():
         found = {(row["cell"], row["implementation"]): row for row in part["layers"]}
-        ours = ("fused native", "fused portable", "loop")
+        ours = ("fused C", "fused PyTorch", "loop")
         names = {("rnn", kind) for kind in ("torch", *ours)}
         assert set(found) == names | {("gru_before", kind) for kind in ours}
         row = found["rnn", "loop"]

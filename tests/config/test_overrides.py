@@ -166,12 +166,12 @@ def test_a_mistake_is_one_line_with_a_remedy(override: str) -> None:
 
 
 def test_a_hand_written_cell_needs_an_implementation() -> None:
-    expected = "must be one of fused, compile, loop; did you mean loop?"
+    expected = "must be one of fused, loop; did you mean loop?"
     assert expected in errors("model=custom_rnn", "model.implementation=loops")[0]
     cfg = composed("model=custom_rnn")
     del cfg.model.implementation
     (line,) = check_values(cfg)
-    assert line == "model.implementation is missing: it must be one of fused, compile, loop"
+    assert line == "model.implementation is missing: it must be one of fused, loop"
 
 
 def test_all_mistakes_are_reported_together() -> None:

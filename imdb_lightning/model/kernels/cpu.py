@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cells import State
-from .first_use import ChangingCellError, check_first_use, kind_of
+from .first_use import ChangingCellError, check_first_use, kind_of, shared_kind
 from .interpret import Interpreter
 from .native import Native
 from .sequence import Generated
@@ -27,6 +27,10 @@ TOLERANCE = 1e-3  # relative error against float64 that a first use may have
 
 log = logging.getLogger(__name__)
 warn_once = cache(log.warning)
+
+
+SHARED: dict[Any, tuple[str, Run]] = {}
+"""What runs cells of one kind, for all cells of the process."""
 
 
 class CpuSequence:
@@ -54,8 +58,14 @@ class CpuSequence:
             self.by = "loop"
             return self.unroll(self.cell, x_TBI, state, lengths_B)
         if key not in self.found:
-            with torch.inference_mode(False):  # it takes gradients, also if the first use is a test
-                self.found[key] = self._choose(x_TBI)
+            kind = shared_kind(self.cell, self.native, x_TBI.dtype)
+            chosen = SHARED.get(kind)
+            if chosen is None:
+                with torch.inference_mode(False):  # it takes gradients, also in a test
+                    chosen = self._choose(x_TBI)
+                if kind is not None and chosen[0] != "loop":
+                    SHARED[kind] = chosen
+            self.found[key] = chosen
         self.by, run = self.found[key]
         return run(self.cell, x_TBI, state, lengths_B)
 

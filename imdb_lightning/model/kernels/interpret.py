@@ -174,6 +174,9 @@ class Interpreter(Loops):
             if kind == "grad":
                 text.line(f"v{node} = grad{rest[0]}")
         text.step(self.steps_back)
+        for node in places:
+            if node not in text.placed:  # the gradient of the state itself, or a number
+                text.line(f"{places[node]}.copy_({text.tensor(node)})")
         for k, node in enumerate(plan.gradient.state):
             text.line(f"before{k} = {text.tensor(node)}")
         if text.with_above is None:

@@ -1,4 +1,4 @@
-"""recurrent.c as a loaded library: compiled on first use, kept per user, None where it cannot be.
+"""C as a loaded library: compiled on first use, kept per user, None where it cannot be.
 
 The file's name in the cache is a hash of the source, the compiler and the processor. Several
 processes may start at once: each compiles into a file of its own, which then takes the name whole.
@@ -22,7 +22,6 @@ import torch  # noqa: F401  its thread pool is the library's: it must be in the 
 
 
 FOLDER = Path(__file__).parent
-SOURCE = FOLDER / "recurrent.c"
 HEADERS = (FOLDER / "tiles.h", FOLDER / "run.h")
 TIMEOUT = 120  # seconds; it takes one
 ARM = platform.machine() in ("aarch64", "arm64")
@@ -30,18 +29,18 @@ FLAGS = ["-O3", "-mcpu=native" if ARM else "-march=native"]
 FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared"]
 
 log = logging.getLogger(__name__)
+warn_once = cache(log.warning)
 
 
 @cache
-def load(source: str | None = None) -> ctypes.CDLL | None:
-    """The library of this C, or of recurrent.c; None, after one warning, if there is none.
+def load(source: str) -> ctypes.CDLL | None:
+    """The library of this C, which may include tiles.h and run.h.
 
-    A source may include tiles.h and run.h.
+    None, after one warning, where there is none.
     """
-    source = source or SOURCE.read_text("utf-8")
     try:
         compiler = find_compiler()
-        name = f"recurrent-{key(compiler, source)}.so"
+        name = f"cell-{key(compiler, source)}.so"
         kept = cache_folder() / name
         if kept.exists() and is_mine(kept) and is_mine(kept.parent):
             try:
@@ -54,7 +53,7 @@ def load(source: str | None = None) -> ctypes.CDLL | None:
             with tempfile.TemporaryDirectory() as own:
                 return build(compiler, source, Path(own) / name)
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        log.warning("no native kernels, the portable ones are used: %s", error)
+        warn_once("cells run by PyTorch's operations, without compiled kernels: %s", str(error))
         return None
 
 
@@ -77,6 +76,11 @@ def is_mine(path: Path) -> bool:
     """Nobody else can have put code there."""
     status = path.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def can_compile() -> bool:
+    """Whether there is a compiler that works."""
+    return load('#include "tiles.h"\n') is not None
 
 
 def find_compiler() -> list[str]:
@@ -116,7 +120,7 @@ def processor() -> str:
 
 def build(compiler: list[str], source: str, target: Path) -> ctypes.CDLL:
     """Compile to `target` and load it. Raises OSError or RuntimeError; leaves nothing half-made."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".recurrent-", suffix=".so")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".cell-", suffix=".so")
     os.close(handle)
     try:
         done = subprocess.run(

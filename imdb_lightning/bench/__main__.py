@@ -1,6 +1,7 @@
 """Benchmarks: ratios between interleaved timings; figures are written to outputs/bench/ as JSON.
 
 python -m imdb_lightning.bench layers            every implementation of every cell
+python -m imdb_lightning.bench cells             the cells of torchrecurrent, here and there
 python -m imdb_lightning.bench step              the time of a training step, by parts
 python -m imdb_lightning.bench checkpointing     the cost of checkpoints within an epoch
 python -m imdb_lightning.bench epoch             a training epoch, against a plain PyTorch script
@@ -92,6 +93,9 @@ def parser() -> cli.Parser:
             for size, default in (("length", 200), ("batch", 64), ("input", 64), ("hidden", 64)):
                 bench.add_argument(f"--{size}", type=cli.positive, default=default)
             bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        if name == "cells":
+            for size, default in (("length", 200), ("batch", 64), ("hidden", 64)):
+                bench.add_argument(f"--{size}", type=cli.positive, default=default)
         if name == "predict":
             bench.add_argument("model", metavar="RUN", type=Path, help="a run directory")
         if name in ("step", "checkpointing"):
@@ -124,6 +128,20 @@ def layers(options: argparse.Namespace) -> dict[str, Any]:
     sizes = options.length, options.batch, options.input, options.hidden
     threads = torch.get_num_threads()
     return layers(options.cells, *sizes, threads, options.rounds)
+
+
+def cells(options: argparse.Namespace) -> dict[str, Any]:
+    """the cells of torchrecurrent: their layers, and the kernels generated from them here"""
+    from importlib.util import find_spec
+
+    import torch
+
+    if find_spec("torchrecurrent") is None:
+        cli.fail("it needs pip install 'imdb-lightning[cells]'", command="bench")
+    from .cells import cells
+
+    sizes = options.length, options.batch, options.hidden
+    return cells(*sizes, torch.get_num_threads(), options.rounds)
 
 
 def step(options: argparse.Namespace) -> dict[str, Any]:
@@ -232,6 +250,7 @@ def reviews() -> list[str]:
 
 BENCHES = {
     "layers": layers,
+    "cells": cells,
     "step": step,
     "checkpointing": checkpointing,
     "epoch": epoch,

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .backbones import Backbone, Unrolled
-from .cells import Cell, State
+from .cells import Cell, ForeignCell, State
 from .padding import padding_mask
 
 
@@ -20,15 +20,17 @@ class CellError(ValueError):
     """A cell breaks the contract: one line for each broken part."""
 
 
-def check_cell(cell: Cell) -> None:
+def check_cell(cell: nn.Module) -> None:
     """Run a copy of `cell` on random sequences, in float64.
 
     Raises CellError, with one line for each broken part: the shapes of states; finite and complete
     gradients that agree with finite differences; reviews that do not affect one another; a sequence
     at once and in two parts; no memory between calls; padding that never affects a review, in
-    either direction; and a state_dict with everything that the cell has learned.
+    either direction; and a state_dict with everything that the cell has learned. A module that is
+    no Cell has the calling convention of torch.nn's cells, and `input_size` and `hidden_size`.
     """
-    cell = copy.deepcopy(cell).double().eval()
+    name = type(cell).__name__
+    cell = _adapted(copy.deepcopy(cell).double().eval(), name)
     checks: list[Callable[[Cell], str | None]] = [
         _state_shapes,
         _gradients,
@@ -50,7 +52,17 @@ def check_cell(cell: Cell) -> None:
             if found and check is _state_shapes:
                 break  # nothing else can be checked
     if errors:
-        raise CellError(f"{type(cell).__name__}:\n" + "\n".join(errors))
+        raise CellError(f"{name}:\n" + "\n".join(errors))
+
+
+def _adapted(cell: nn.Module, name: str) -> Cell:
+    if isinstance(cell, Cell):
+        return cell
+    try:
+        return ForeignCell(cell, cell.input_size, cell.hidden_size)  # type: ignore[arg-type]
+    except Exception as error:  # noqa: BLE001  third-party code may raise anything
+        lines = str(error).strip().splitlines() or [""]
+        raise CellError(f"{name}:\ncall: {lines[0]}") from error
 
 
 def _inputs(cell: Cell, steps: int = T, reviews: int = B) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import pooling
 from .backbones import Backbone, Unrolled
-from .cells import Cell
+from .cells import Cell, ForeignCell
 from .dropout import EmbeddingDropout, VariationalDropout
 from .embedding import Embedding
 from .fused import Fused
@@ -127,14 +127,20 @@ def layer_factory(model: Mapping[str, Any]) -> Callable[[int, int], nn.Module]:
 def cell_factory(cell: Mapping[str, Any]) -> Callable[[int, int], Cell]:
     """Function (input_size, hidden_size) -> the cell that `model.cell` names, ours or a user's.
 
-    Raises ImportError, AttributeError or ValueError if `_target_` names no such class.
+    A module that is no Cell has the calling convention of torch.nn's cells. Raises ImportError,
+    AttributeError or ValueError if `_target_` names no such class.
     """
     options = dict(cell)
     target = options.pop("_target_")
     kind = resolve_name(target)
-    if not (isinstance(kind, type) and issubclass(kind, Cell)):
-        raise ValueError(f"model.cell: {target} is not an imdb_lightning.Cell")
-    return lambda input_size, hidden_size: kind(input_size, hidden_size, **options)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"model.cell: {target} is not a cell: it is no class of torch.nn.Module")
+
+    def make(input_size: int, hidden_size: int) -> Cell:
+        cell = kind(input_size, hidden_size, **options)
+        return cell if isinstance(cell, Cell) else ForeignCell(cell, input_size, hidden_size)
+
+    return make
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Cell], nn.Module]] = {

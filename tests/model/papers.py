@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, softplus
+from torch.nn.functional import layer_norm, linear, logsigmoid, softplus
 
 from imdb_lightning import Cell, GRUCell, LSTMCell, RNNCell
 from imdb_lightning.model.cells import State
@@ -130,6 +130,53 @@ class ChainedCell(Cell):
         return (h_BH + 0.5 * torch.exp(-u_BH) * (v_BH - h_BH),)
 
 
+class JANET(Cell):
+    """Forget gate alone. van der Westhuizen and Lasenby 2018, arXiv 1804.04849, with beta 1."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, gates=2)
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        (h_BH,) = state
+        sums = projected_x + linear(h_BH, self.weight_hh, self.bias_hh)
+        s_BH, n_BH = sums.chunk(2, dim=1)
+        return (torch.sigmoid(s_BH) * h_BH + (1 - torch.sigmoid(s_BH - 1)) * torch.tanh(n_BH),)
+
+
+class LiGRU(Cell):
+    """No reset gate, ReLU. Ravanelli et al. 2018, arXiv 1803.10225, without normalization."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, gates=2)
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        (h_BH,) = state
+        sums = projected_x + linear(h_BH, self.weight_hh, self.bias_hh)
+        z_BH, n_BH = sums.chunk(2, dim=1)
+        z_BH = torch.sigmoid(z_BH)
+        return (z_BH * h_BH + (1 - z_BH) * torch.relu(n_BH),)
+
+
+class SLSTM(Cell):
+    """Exponential gates and their stabiliser m. Beck et al. 2024, arXiv 2405.04517, equations
+    (8)-(17), one head; n is at least 1 here, as in their (21), for any first state."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, gates=4, states=4)
+
+    def step(self, projected_x: Tensor, state: State) -> State:
+        h_BH, c_BH, n_BH, m_BH = state
+        sums = projected_x + linear(h_BH, self.weight_hh, self.bias_hh)
+        i_BH, f_BH, z_BH, o_BH = sums.chunk(4, dim=1)
+        kept_BH = logsigmoid(f_BH) + m_BH
+        m_BH = torch.maximum(kept_BH, i_BH)
+        i_BH, f_BH = torch.exp(i_BH - m_BH), torch.exp(kept_BH - m_BH)
+        c_BH = f_BH * c_BH + i_BH * torch.tanh(z_BH)
+        n_BH = f_BH * n_BH + i_BH
+        h_BH = torch.sigmoid(o_BH) * c_BH / n_BH.abs().clamp(min=1)
+        return h_BH, c_BH, n_BH, m_BH
+
+
 class HighwayCell(Cell):
     """The input beside its product, where both are of one size. Zilly et al. 2017, arXiv
     1607.03474, at depth one, with the input carried."""
@@ -157,4 +204,7 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
     "indrnn": IndRNN,
     "fastgrnn": FastGRNN,
     "chained": ChainedCell,
+    "janet": JANET,
+    "ligru": LiGRU,
+    "slstm": SLSTM,
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cells import State
-from .first_use import ChangingCellError, check_first_use, kind_of, shared_kind
+from .first_use import ChangingCellError, check_first_use, kind_of, name_of, shared_kind
 from .interpret import Interpreter
 from .native import Native
 from .sequence import Generated
@@ -54,7 +54,7 @@ class CpuSequence:
         try:
             key = kind_of(self.cell, self.found, x_TBI.dtype)
         except ChangingCellError as error:
-            warn_once(f"{type(self.cell).__name__} runs step by step from now on: {error}")
+            warn_once(f"{name_of(self.cell)} runs step by step from now on: {error}")
             self.by = "loop"
             return self.unroll(self.cell, x_TBI, state, lengths_B)
         if key not in self.found:
@@ -71,7 +71,7 @@ class CpuSequence:
 
     def _choose(self, x_TBI: Tensor) -> tuple[str, Run]:
         """The fastest way that gives the loop's results on a few random steps."""
-        name = type(self.cell).__name__
+        name = name_of(self.cell)
         try:
             generated = Generated(self.cell, self.cell.states)
         except CannotGenerateError as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..cells import State
 from . import precision, vendor
-from .first_use import ChangingCellError, check_first_use, kind_of
+from .first_use import ChangingCellError, check_first_use, kind_of, name_of
 from .gpu import GpuLoops
 from .graphs import GraphedLoops
 from .sequence import Generated
@@ -65,7 +65,7 @@ class CudaSequence:
         try:
             key = kind_of(self.cell, self.found, x_TBI.dtype, precision.is_tf32())
         except ChangingCellError as error:
-            warn_once(f"{type(self.cell).__name__} runs step by step from now on: {error}")
+            warn_once(f"{name_of(self.cell)} runs step by step from now on: {error}")
             self.by = "loop"
             return self.unroll(self.cell, x_TBI, state, lengths_B)
         if key not in self.found:
@@ -83,7 +83,7 @@ class CudaSequence:
 
     def _choose(self, x_TBI: Tensor) -> tuple[Generated, Any] | None:
         """The fastest way that gives the loop's results on a few random steps."""
-        name = type(self.cell).__name__
+        name = name_of(self.cell)
         try:
             generated = Generated(self.cell, self.cell.states)
         except CannotGenerateError as error:

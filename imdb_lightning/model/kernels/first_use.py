@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cells import State
+from ..cells import ForeignCell, State
 
 
 Run = Callable[[Any, Tensor, State, Tensor | None], tuple[Tensor, State]]
@@ -22,6 +22,11 @@ MOST_KINDS = 4  # of one cell that are traced, by its attributes
 
 class ChangingCellError(Exception):
     """The attributes of a cell change all the time, so that it cannot be traced once for all."""
+
+
+def name_of(cell: Any) -> str:
+    """The class that a message names."""
+    return type(cell.cell if isinstance(cell, ForeignCell) else cell).__name__
 
 
 def kind_of(cell: Any, known: Collection[Any], *more: Any) -> tuple[Any, ...]:

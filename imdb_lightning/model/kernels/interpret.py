@@ -275,7 +275,8 @@ def _with_inputs(
 ) -> list[int]:
     """The order with products that are added to the inputs in one operation with them.
 
-    ("sum", left, c, transposed, g, start): group g of the product and of the inputs from `start`.
+    ("sum", left, c, transposed, g, start, count): group g of the product's first `count` groups and
+    of the inputs from `start` on.
     """
     readers: dict[int, list[int]] = {}
     for node in order:
@@ -298,7 +299,7 @@ def _with_inputs(
         starts = {start for _, start in sums.values()}
         if len(sums) == len(groups) == max(groups) + 1 and len(starts) == 1 and min(starts) >= 0:
             for g, (reader, start) in sums.items():
-                nodes[reader] = ("sum", *key, g, start)
+                nodes[reader] = ("sum", *key, g, start, len(groups))
                 gone.add(groups[g])
     return [node for node in order if node not in gone]
 
@@ -501,12 +502,11 @@ class Text:
             self.fixed.append(f"{name}_matrix = {matrix}")
             row = self.side_by_side(left)
             if above:
-                text = f"addmm(above[t], {row}, {name}_matrix)"
+                text = f"addmm(above[t], {row}, {name}_matrix[:, :{self.H}])"
             elif starts:
-                first = starts[0] * self.H
-                self.fixed.append(f"{name}_end = {first} + {name}_matrix.shape[1]")
-                self.fixed.append(f"{name}_in = inputs[..., {first} : {name}_end].unbind()")
-                text = f"addmm({name}_in[t], {row}, {name}_matrix)"
+                first, count = starts[0] * self.H, starts[1] * self.H
+                self.fixed.append(f"{name}_in = inputs[..., {first} : {first + count}].unbind()")
+                text = f"addmm({name}_in[t], {row}, {name}_matrix[:, :{count}])"
             else:
                 text = f"{row} @ {name}_matrix"
             self.line(f"{name} = ({text}).split({self.H}, -1)")

@@ -30,6 +30,7 @@ MODULES = {  # the commands with a parser of their own
     "recipes": "recipes.__main__",
     "report": "report.__main__",
     "bench": "bench.__main__",
+    "kernel": "kernel",
 }
 OTHERS = {"make", "pip", "export", "wait"}  # and what a shell does
 

@@ -479,7 +479,7 @@ def test_a_third_party_cell_trains_without_a_change_to_the_package(tmp_path: Pat
     ("target", "expected"),
     [
         ("nowhere.Cell", "No module named 'nowhere'"),
-        ("torch.nn.LSTM", "LSTM is not an imdb_lightning.Cell"),
+        ("torch.nn.LSTM", "it does not return a tensor or a tuple of tensors"),
         ("my_cells.Mine +model.cell.depth=3", "unexpected keyword argument 'depth'"),
     ],
 )

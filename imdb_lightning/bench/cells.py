@@ -1,4 +1,4 @@
-"""The cells of torchrecurrent: their layers there, and the kernels that are generated from them here.
+"""The cells of torchrecurrent: their layers, and the kernels that are generated from them here.
 
 Dimensions: T steps, B reviews, I input size, H hidden size.
 """

@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from ..data.datamodule import ReviewDataModule
 from ..runs.run import Run
@@ -18,6 +19,12 @@ from ..runtime.provenance import device_name, peak_memory, processor_name
 
 
 log = logging.getLogger(__name__)
+
+FASTER = {  # the cells that compute the same as PyTorch's layers
+    nn.RNN: "custom_rnn",
+    nn.LSTM: "custom_lstm",
+    nn.GRU: "custom_gru model.cell.reset=after",
+}
 
 
 class RunLogger(Callback):
@@ -61,6 +68,13 @@ class RunLogger(Callback):
     def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
         data: ReviewDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.on_run_start(data, sum(p.numel() for p in model.parameters() if p.requires_grad))
+        layers = {type(module) for module in model.modules()} & {*FASTER}
+        if layers and trainer.strategy.root_device.type == "cpu":
+            log.info(
+                "on a CPU model=%s computes the same with faster kernels; "
+                "python -m imdb_lightning.bench layers shows by how much",
+                FASTER[layers.pop()],
+            )
 
     def on_run_start(self, data: ReviewDataModule, parameters: int) -> None:
         """Record and log that training starts. The reviews must be encoded."""

@@ -34,8 +34,10 @@ def test_a_cell_of_pytorch_gives_what_its_layer_gives(
     theirs = layer(3, 5)
     mine = cell(3, 5)
     mine.load_state_dict({k.removesuffix("_l0"): v for k, v in theirs.state_dict().items()})
-    fused = Fused(cell_factory({"_target_": f"torch.nn.{cell.__name__}"})(3, 5))
-    fused.cell.cell.load_state_dict(mine.state_dict())
+    adapted = cell_factory({"_target_": f"torch.nn.{cell.__name__}"})(3, 5)
+    assert isinstance(adapted, ForeignCell)
+    adapted.cell.load_state_dict(mine.state_dict())
+    fused = Fused(adapted)
     x = torch.randn(6, 4, 3)
     torch.testing.assert_close(fused(x)[0], theirs(x)[0])
     if library.can_compile():

@@ -21,7 +21,7 @@ class ForeignCell(Cell):
     """
 
     def __init__(self, cell: nn.Module, input_size: int, hidden_size: int) -> None:
-        """Calls the cell once. Raises TypeError or ValueError if it has another convention."""
+        """Calls the cell twice. Raises TypeError or ValueError if it has another convention."""
         nn.Module.__init__(self)
         self.cell = cell
         self.input_size = input_size
@@ -29,6 +29,7 @@ class ForeignCell(Cell):
         like = next((p for p in cell.parameters() if p.is_floating_point()), torch.empty(0))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             after = cell(like.new_zeros(2, input_size))
+            after = cell(like.new_zeros(2, input_size), after)
         self.single = isinstance(after, Tensor)
         found = (after,) if isinstance(after, Tensor) else after
         if not isinstance(found, tuple | list) or not all(isinstance(s, Tensor) for s in found):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from .trace import CannotGenerateError, Trace
+from .trace import CannotGenerateError, Trace, line_of
 
 
 Node = tuple[Any, ...]
@@ -259,7 +259,10 @@ class Lowering:
             elif node.op == "output":
                 return [found.get(value, value) for value in node.args[0]]
             else:
-                found[node] = self._call(node, found)
+                try:
+                    found[node] = self._call(node, found)
+                except CannotGenerateError as error:
+                    raise CannotGenerateError(f"{error}{line_of(node)}") from error
         raise AssertionError("a graph without an output")
 
     def _attribute(self, tensor: Tensor) -> Row:

@@ -6,7 +6,9 @@ Dimensions: B reviews, I input size, H hidden size.
 from __future__ import annotations
 
 import logging
+import sys
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +16,12 @@ from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.func import functional_call, functionalize, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import preserve_node_meta
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 ATEN = torch.ops.aten
+PYTORCH = Path(torch.__file__).parent
 MORE = [
     *(ATEN.native_layer_norm, ATEN.native_layer_norm_backward, ATEN.elu, ATEN.gelu),
     *(ATEN._softmax, ATEN._log_softmax),
@@ -50,21 +55,25 @@ def trace(cell: Any, states: int) -> Trace:
     # It logs the traceback of what it cannot trace, which is one line here.
     tracer = logging.getLogger("torch._subclasses.fake_tensor")
     disabled, tracer.disabled = tracer.disabled, True
+    lines = Lines()
     try:
-        return _trace(cell, states)
+        return _trace(cell, states, lines)
     except CannotGenerateError:
         raise
     except Exception as error:  # a stranger's code under a tracer fails in many ways
+        where = f" ({lines.found[-1][1]})" if lines.found else ""
         if "DataDependent" in type(error).__name__:
-            raise CannotGenerateError("it asks for a number: if, while or .item()") from error
+            raise CannotGenerateError(
+                f"it asks for a number: if, while or .item(){where}"
+            ) from error
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"
-        raise CannotGenerateError(f"it cannot be traced: {reason}") from error
+        raise CannotGenerateError(f"it cannot be traced: {reason}{where}") from error
     finally:
         tracer.disabled = disabled
 
 
-def _trace(cell: Any, states: int) -> Trace:
+def _trace(cell: Any, states: int, lines: Lines) -> Trace:
     I, H = cell.input_size, cell.hidden_size
     named = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
     kept = [torch.empty(t.shape, dtype=t.dtype) for t in named.values()]
@@ -77,10 +86,12 @@ def _trace(cell: Any, states: int) -> Trace:
 
     def whole(x_BI: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(named, rest[states:], strict=True))
-        return tuple(functional_call(cell, values, (x_BI, tuple(rest[:states]))))
+        with lines:
+            return tuple(functional_call(cell, values, (x_BI, tuple(rest[:states]))))
 
     # Not taken apart yet: what PyTorch knows of an operation's gradient it knows of the whole.
     graph = _make_fx(functionalize(whole), {}, x_BI, *state, *kept)
+    lines.note(graph)
     _refuse(graph)
     constants, step = _split(graph, 1 + states, B)
     (output,) = (node for node in constants.graph.nodes if node.op == "output")
@@ -98,8 +109,43 @@ def _trace(cell: Any, states: int) -> Trace:
         table.pop(operation, None)
     gradient = _make_fx(back, table, *inputs, *grads)
     gradient = _make_fx(functionalize(gradient), {}, *inputs, *grads)  # what is taken apart writes
-    step = _make_fx(step, table, *inputs)
+    with preserve_node_meta():  # the lines
+        step = _make_fx(fx.Interpreter(step).run, table, *inputs)
     return Trace([*named], constants, shapes, step, gradient)
+
+
+class Lines(TorchDispatchMode):
+    """The line of the cell that each operation of a trace comes from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[Any, str]] = []
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        frame: Any = sys._getframe(1)
+        while frame is not None and Path(frame.f_code.co_filename).is_relative_to(PYTORCH):
+            frame = frame.f_back
+        if frame is not None:
+            file = Path(frame.f_code.co_filename).name
+            self.found.append((operation, f"line {frame.f_lineno} of {file}"))
+        return operation(*args, **(kwargs or {}))
+
+    def note(self, graph: fx.GraphModule) -> None:
+        """Leave the lines with the nodes, which are in the same order."""
+        waiting = iter(self.found)
+        for node in graph.graph.nodes:
+            if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+                line = next((line for target, line in waiting if target == node.target), None)
+                if line is not None:
+                    node.meta["stack_trace"] = line
+
+
+def line_of(node: fx.Node) -> str:
+    """For the end of a sentence; nothing where it is not known."""
+    line = node.meta.get("stack_trace")
+    return f" ({line})" if line else ""
 
 
 def _refuse(graph: fx.GraphModule) -> None:
@@ -110,11 +156,11 @@ def _refuse(graph: fx.GraphModule) -> None:
             given.add(node)
         name = str(node.target).removeprefix("aten.").split(".")[0]
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise CannotGenerateError(f"it draws random numbers ({name})")
+            raise CannotGenerateError(f"it draws random numbers ({name}){line_of(node)}")
         if name == "copy_":
             raise CannotGenerateError("it changes a buffer or its input in place")
         if name in ("detach", "alias") and node in given:
-            raise CannotGenerateError("it detaches a value from its gradient")
+            raise CannotGenerateError(f"it detaches a value from its gradient{line_of(node)}")
 
 
 def on(constants: fx.GraphModule, device: torch.device) -> fx.GraphModule:

@@ -66,8 +66,8 @@ def trace(cell: Any, states: int) -> Trace:
             raise CannotGenerateError(
                 f"it asks for a number: if, while or .item(){where}"
             ) from error
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0]}"
+        said = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {said[0]}"
         raise CannotGenerateError(f"it cannot be traced: {reason}{where}") from error
     finally:
         tracer.disabled = disabled

@@ -1,4 +1,4 @@
-"""A recurrent layer, PyTorch's or a hand-written cell, over whole sequences.
+"""A recurrent layer, PyTorch's or a cell of equations, over whole sequences.
 
 Dimensions: T time steps (tokens), B reviews, I input size, H hidden size, D directions.
 Time comes first, as in PyTorch's layers. Reviews are padded on the right and never packed:

@@ -79,7 +79,7 @@ def doubled(cell: Cell, x: Tensor, state: State) -> tuple[nn.Module, Tensor, Sta
 @pytest.mark.parametrize(
     ("name", "sizes", "ragged"), list(product(CELLS, SIZES, (False, True))), ids=str
 )
-def test_portable_passes_are_the_loop(
+def test_interpreted_passes_are_the_loop(
     name: str, sizes: tuple[int, int, int, int], ragged: bool
 ) -> None:
     torch.manual_seed(0)
@@ -224,7 +224,7 @@ def test_autocast_computes_in_the_type_of_the_weights(name: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CELLS)
-def test_portable_passes_on_a_gpu_are_those_of_the_cpu(name: str) -> None:
+def test_a_gpu_gives_what_a_cpu_gives_in_float64(name: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     cell = CELLS[name](5, 4).double()
@@ -282,9 +282,9 @@ def test_a_cell_of_a_user_has_generated_kernels_on_a_cpu(caplog: pytest.LogCaptu
     x = torch.randn(4, 3, 2)
     torch.testing.assert_close(layer(x)[0], Unrolled(cell)(x)[0])
     assert isinstance(layer, Fused) and layer.on_cpu.by == "C"
-    portable = Fused(cell, native=False)
-    torch.testing.assert_close(portable(x)[0], Unrolled(cell)(x)[0])
-    assert portable.on_cpu.by == "PyTorch"
+    interpreted = Fused(cell, native=False)
+    torch.testing.assert_close(interpreted(x)[0], Unrolled(cell)(x)[0])
+    assert interpreted.on_cpu.by == "PyTorch"
     assert [r for r in caplog.records if r.name.startswith("imdb_lightning")] == []
 
 

@@ -125,7 +125,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(fresh: Path) -> None:
         pytest.param("false", "false", marks=pytest.mark.slow),
     ],
 )
-def test_without_a_compiler_the_portable_passes_train_after_one_warning(
+def test_without_a_compiler_cells_train_after_one_warning(
     compiler: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", compiler)

@@ -1,13 +1,13 @@
 """A plan as Triton source: one kernel each way, which holds a block of units over all time steps.
 
 A program has `M` reviews and `BN` units, and keeps the blocks of the matrices that lead to its
-units on the chip. Where one program has all units, what a product reads stays in its registers.
-Where several share them, they exchange it through memory and wait for each other, so all of them
-must run at once: the kernel is launched cooperatively.
+units on the chip: in registers as many as fit, if it has all units, else in shared memory. Where
+several programs share the units, they exchange what a product reads through memory and wait for
+each other, so all of them must run at once: the kernel is launched cooperatively.
 
-Tiles are (units, reviews): a product is weights times state. Numbers go between memory and the
-registers of the matrix units `DIRECT`, where they are: Triton itself would first put each tile into
-the order of memory, which takes as long as the arithmetic of a step.
+Tiles are (units, reviews): a product is weights times state. Numbers go straight between memory and
+the registers of the matrix units (`load_`, `store_`), two or four at a time: Triton itself would
+first put each tile into the order of memory, which takes as long as the arithmetic of a step.
 
 Names in the source: v5 is node 5 of the graph at the program's own units, w5 at all units.
 Dimensions: T steps, B reviews, H hidden size, HP: H as a power of two.

@@ -212,7 +212,7 @@ def test_scores_are_means_over_reviews_not_over_batches() -> None:
     "model",
     [
         {"cell": {"_target_": "subprocess.Popen"}},
-        {"cell": {"_target_": "torch.nn.LSTM"}},
+        {"cell": {"_target_": "pathlib.Path"}},
         {"layer": {"_target_": "torch.nn.Linear"}},
         {"layer": {"_target_": "pathlib.Path"}},
     ],

@@ -28,12 +28,13 @@ class ForeignCell(Cell):
         self.hidden_size = hidden_size
         like = next((p for p in cell.parameters() if p.is_floating_point()), torch.empty(0))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            after = cell(like.new_zeros(2, input_size))
-            after = cell(like.new_zeros(2, input_size), after)
+            x_BI = like.new_zeros(2, input_size)
+            after = cell(x_BI)
+            found = (after,) if isinstance(after, Tensor) else after
+            if not isinstance(found, tuple | list) or not all(isinstance(s, Tensor) for s in found):
+                raise TypeError("it does not return a tensor or a tuple of tensors")
+            cell(x_BI, after)
         self.single = isinstance(after, Tensor)
-        found = (after,) if isinstance(after, Tensor) else after
-        if not isinstance(found, tuple | list) or not all(isinstance(s, Tensor) for s in found):
-            raise TypeError("it does not return a tensor or a tuple of tensors")
         shapes = [tuple(state.shape) for state in found]
         if shapes != [(2, hidden_size)] * max(1, len(shapes)):
             raise ValueError(

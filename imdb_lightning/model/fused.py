@@ -1,8 +1,8 @@
 """A cell over whole sequences, forward and backward, without autograd inside.
 
 What runs is made from the cell's own step: kernels/trace.py records it, and its gradient by
-PyTorch's rules. What the input brings to all steps is one large product, so are the gradients of
-the weights, and only what depends on the state stands in the loop over time.
+PyTorch's rules. Only what depends on the previous state has to be computed step by step: the
+gradients of the weights are sums over several steps at once.
 
 Dimensions: T steps, B reviews, I input size, H hidden size.
 """

@@ -74,7 +74,7 @@ def test_the_input_may_enter_beside_its_product(ragged: bool) -> None:
         Generated(WiderInput(4, 6), 1)
 
 
-@pytest.mark.parametrize("name", ["gru before", "layer norm", "fastgrnn"])
+@pytest.mark.parametrize("name", CELLS)
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     torch.manual_seed(1)
     cell = CELLS[name](3, 2).double()

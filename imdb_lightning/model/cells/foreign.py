@@ -26,9 +26,8 @@ class ForeignCell(Cell):
         self.cell = cell
         self.input_size = input_size
         self.hidden_size = hidden_size
-        like = next((p for p in cell.parameters() if p.is_floating_point()), torch.empty(0))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            x_BI = like.new_zeros(2, input_size)
+            x_BI = self._zeros(2, input_size)
             after = cell(x_BI)
             found = (after,) if isinstance(after, Tensor) else after
             if not isinstance(found, tuple | list) or not all(isinstance(s, Tensor) for s in found):
@@ -43,8 +42,12 @@ class ForeignCell(Cell):
         self.states = len(shapes)
 
     def initial_state(self, batch_size: int) -> State:
+        return tuple(self._zeros(batch_size, self.hidden_size) for _ in range(self.states))
+
+    def _zeros(self, *shape: int) -> Tensor:
+        """Of the type and device of the cell's parameters."""
         like = next((p for p in self.cell.parameters() if p.is_floating_point()), torch.empty(0))
-        return tuple(like.new_zeros(batch_size, self.hidden_size) for _ in range(self.states))
+        return like.new_zeros(shape)
 
     def forward(self, x_BI: Tensor, state: State) -> State:
         after: Any = self.cell(x_BI, state[0] if self.single else tuple(state))

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cells import State
-from .first_use import ChangingCellError, check_first_use, kind_of, name_of, shared_kind
+from ..cells import GRUCell, LSTMCell, RNNCell, State
+from .first_use import ChangingCellError, check_first_use, kind_of, name_of
 from .interpret import Interpreter
 from .native import Native
 from .sequence import Generated
@@ -28,9 +28,11 @@ TOLERANCE = 1e-3  # relative error against float64 that a first use may have
 log = logging.getLogger(__name__)
 warn_once = cache(log.warning)
 
-
 SHARED: dict[Any, tuple[str, Run]] = {}
-"""What runs cells of one kind, for all cells of the process."""
+"""What runs the built-in cells, by their sizes and options, for all of the process.
+
+The step of another class may depend on anything: each of its cells is traced and checked.
+"""
 
 
 class CpuSequence:
@@ -58,14 +60,13 @@ class CpuSequence:
             self.by = "loop"
             return self.unroll(self.cell, x_TBI, state, lengths_B)
         if key not in self.found:
-            kind = shared_kind(self.cell, self.native, x_TBI.dtype)
-            chosen = SHARED.get(kind)
-            if chosen is None:
+            built_in = type(self.cell) in (RNNCell, LSTMCell, GRUCell)
+            known = SHARED if built_in else {}
+            kind = type(self.cell), self.native, key
+            if kind not in known:
                 with torch.inference_mode(False):  # it takes gradients, also in a test
-                    chosen = self._choose(x_TBI)
-                if kind is not None and chosen[0] != "loop":
-                    SHARED[kind] = chosen
-            self.found[key] = chosen
+                    known[kind] = self._choose(x_TBI)
+            self.found[key] = known[kind]
         self.by, run = self.found[key]
         return run(self.cell, x_TBI, state, lengths_B)
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable
 from textwrap import indent
 from typing import NamedTuple
 
-from .groups import MASKS
+from .groups import COMPARISONS, MASKS, OVER_UNITS
 from .plan import Plan
-from .schedule import OVER_UNITS, X_ITSELF, Backward, Forward, Key, Outer, Place, Schedule, runs
+from .schedule import X_ITSELF, Backward, Forward, Key, Outer, Place, Schedule, runs
 
 
-COMPARISONS = {"gt": ">", "lt": "<", "ge": ">=", "le": "<=", "eq": "==", "ne": "!="}
 OPERATIONS = {
     **{
         name: name + "_({})" for name in "sigmoid tanh exp expm1 log log1p sqrt sin cos erf".split()

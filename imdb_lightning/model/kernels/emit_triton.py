@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
+from .groups import COMPARISONS
 from .plan import Plan
 
 
@@ -119,7 +120,7 @@ def load_(base, stride, row, unit, live, like, WAY: tl.constexpr):
 
 @triton.jit
 def store_(base, stride, row, unit, value, live, like, WAY: tl.constexpr):
-    """The reverse."""
+    """Writes a tile where `load_` reads one."""
     if WAY == 2:
         tl.inline_asm_elementwise(
             """{ .reg .pred p, q; .reg .b64 a, b;
@@ -180,7 +181,7 @@ def load_saved_(base, row, unit, live, like, H: tl.constexpr, WAY: tl.constexpr)
 
 @triton.jit
 def store_saved_(base, row, unit, value, live, like, H: tl.constexpr, WAY: tl.constexpr):
-    """The reverse."""
+    """Writes a tile where `load_saved_` reads one."""
     if WAY != 0:
         tl.inline_asm_elementwise(
             """{ .reg .pred p; .reg .b64 a; setp.ne.b32 p, $16, 0; mad.wide.s32 a, $8, 4, $4;
@@ -213,7 +214,6 @@ def wait_for_all(counter, arrivals):
     tl.debug_barrier()
 '''
 
-COMPARISONS = {"gt": ">", "lt": "<", "ge": ">=", "le": "<=", "eq": "==", "ne": "!="}
 OPERATIONS = {
     **{name: name + "_({}, WAY != 0)" for name in ("sigmoid", "tanh")},
     **{name: name + "_({})" for name in ("expm1", "log1p")},

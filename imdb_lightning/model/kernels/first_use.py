@@ -52,29 +52,6 @@ def kind_of(cell: Any, known: Collection[Any], *more: Any) -> tuple[Any, ...]:
     return kind
 
 
-def shared_kind(cell: Any, *more: Any) -> tuple[Any, ...] | None:
-    """What two cells have in common if one trace is right for both; None: nothing is known of it.
-
-    That is the class and what it has: plain attributes, and the shapes of its tensors.
-    """
-    found: list[Any] = [*more]
-    for module in cell.modules():
-        found.append(type(module))
-        for name, value in vars(module).items():
-            if name in ("_parameters", "_buffers"):
-                found += ((n, None if t is None else (t.shape, t.dtype)) for n, t in value.items())
-            elif name == "_modules":
-                found += value
-            elif type(value) in CONTAINERS:
-                if value:
-                    return None
-            elif isinstance(value, PLAIN):
-                found.append((name, value))
-            else:
-                return None
-    return tuple(found)
-
-
 def check_first_use(cell: Any, run: Run, unroll: Run, like: Tensor, bound: float) -> None:
     """Raises RuntimeError if results or gradients of `run` differ from those of `unroll`.
 

@@ -40,13 +40,23 @@ UNARY = (
     "sigmoid tanh exp expm1 log log1p sqrt rsqrt sin cos erf abs neg reciprocal sign logical_not"
 ).split()
 BINARY = "add sub mul div maximum minimum gt ge lt le eq ne logical_and logical_or".split()
-MASKS = {"gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or", "logical_not"}
+COMPARISONS = {"gt": ">", "lt": "<", "ge": ">=", "le": "<=", "eq": "==", "ne": "!="}
+MASKS = {*COMPARISONS, "logical_and", "logical_or", "logical_not"}
 """Operations whose result is true or false."""
+OVER_UNITS = ("row_sum", "row_max")
 COSTLY = {
     *"sigmoid tanh exp expm1 log log1p sqrt rsqrt sin cos erf reciprocal div".split(),
-    *("product", "input", "row_sum", "row_max"),
+    *("product", "input", *OVER_UNITS),
 }
 """What is kept from the step for its gradient rather than computed once more."""
+
+
+def operands(node: Node) -> tuple[int, ...]:
+    """The numbers of the nodes that a node is computed from."""
+    kind, *rest = node
+    if kind in ("number", "state", "grad", "vector", "scalar", "input"):
+        return ()
+    return tuple(rest[0]) if kind in ("product", *OVER_UNITS) else tuple(rest)
 
 
 class Graph:
@@ -71,12 +81,7 @@ class Graph:
         return rest[0] if kind == "number" else None
 
     def operands(self, node: int) -> tuple[int, ...]:
-        kind, *rest = self.nodes[node]
-        if kind in ("number", "state", "grad", "vector", "scalar", "input"):
-            return ()
-        if kind in ("product", "row_sum", "row_max"):
-            return rest[0]
-        return tuple(rest)
+        return operands(self.nodes[node])
 
     def as_mask(self, node: int) -> int:
         """A number as whether it is not zero."""

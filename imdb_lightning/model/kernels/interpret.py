@@ -18,30 +18,23 @@ import torch
 from torch import Tensor
 
 from ..padding import padding_mask_like
-from .groups import UNARY, Node
+from . import groups
+from .groups import COMPARISONS, OVER_UNITS, UNARY, Node
 from .loops import Loops
 from .plan import Plan
 
 
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-COMPARISONS = {"gt": ">", "lt": "<", "ge": ">=", "le": "<=", "eq": "==", "ne": "!="}
 OF_TENSORS = ("maximum", "minimum", "where")  # operations that take no numbers
 INTO = {*UNARY, *SIGNS, "maximum", "minimum"} - {"logical_not"}
 """Operations that can leave their result in a tensor that is there."""
 TOGETHER = 16  # steps of which everything is computed ahead: what fits into a processor's cache
-OVER_UNITS = ("row_sum", "row_max")
 WIDE = ("product", "sum")
 FUNCTIONS = {
     name: getattr(torch, name)
     for name in (
-        *UNARY,
-        *SIGNS,
-        *OF_TENSORS,
-        "logical_and",
-        "logical_or",
-        "cat",
-        "addmm",
-        "addcmul",
+        *(*UNARY, *SIGNS, *OF_TENSORS, "logical_and", "logical_or"),
+        *("cat", "addmm", "addcmul"),
     )
 }
 GIVEN = r"\b(?:[kp]\d+|matrix\d+|state\d+|grad\d+|inputs|padding|columns|above|like)\b"
@@ -212,10 +205,17 @@ class Interpreter(Loops):
 
 
 def operands(node: Node) -> tuple[int, ...]:
-    kind, *rest = node
-    if kind in ("product", "sum", *OVER_UNITS):
-        return tuple(rest[0])
-    return () if kind in ("number", "state", "grad", "vector", "scalar", "input") else tuple(rest)
+    """As groups.operands, with the nodes that `_with_inputs` makes."""
+    return node[1] if node[0] == "sum" else groups.operands(node)
+
+
+def _readers(nodes: list[Node], order: Iterable[int]) -> dict[int, list[int]]:
+    """The nodes of a step that are computed from each node."""
+    found: dict[int, list[int]] = {}
+    for node in order:
+        for operand in operands(nodes[node]):
+            found.setdefault(operand, []).append(node)
+    return found
 
 
 def _split(
@@ -278,29 +278,30 @@ def _with_inputs(
     ("sum", left, c, transposed, g, start, count): group g of the product's first `count` groups and
     of the inputs from `start` on.
     """
-    readers: dict[int, list[int]] = {}
-    for node in order:
-        for operand in operands(nodes[node]):
-            readers.setdefault(operand, []).append(node)
+    readers = _readers(nodes, order)
     products: dict[Any, dict[int, int]] = {}
     for node in order:
         kind, *rest = nodes[node]
         if kind == "product":
             products.setdefault(tuple(rest[:3]), {})[rest[3]] = node
     gone = set()
-    for key, groups in products.items():
+    for key, by_group in products.items():
         sums = {}
-        for g, node in groups.items():
+        for g, node in by_group.items():
             reader, *others = readers.get(node, [node])
             kind, *rest = nodes[reader]
             parts = [o for o in rest if o in inputs] if kind == "add" and not others else []
             if len(parts) == 1 and node not in roots:
                 sums[g] = reader, inputs.index(parts[0]) - g
         starts = {start for _, start in sums.values()}
-        if len(sums) == len(groups) == max(groups) + 1 and len(starts) == 1 and min(starts) >= 0:
+        if (
+            len(sums) == len(by_group) == max(by_group) + 1
+            and len(starts) == 1
+            and min(starts) >= 0
+        ):
             for g, (reader, start) in sums.items():
-                nodes[reader] = ("sum", *key, g, start, len(groups))
-                gone.add(groups[g])
+                nodes[reader] = ("sum", *key, g, start, len(by_group))
+                gone.add(by_group[g])
     return [node for node in order if node not in gone]
 
 
@@ -380,9 +381,6 @@ class Text:
             *(n for n, v in values.items() if n in self.timed and v.shape[-1] == self.H),
             *(n for n, node in enumerate(self.nodes) if node[0] in ("state", "grad")),
         }
-        self.wide |= {
-            n for n, v in values.items() if n in self.timed and values.like_BH.shape[1] == 1
-        }
         self.lines: list[str] = []
         self.fixed: list[str] = []  # before the loop
         self.products: dict[Any, str] = {}
@@ -416,10 +414,7 @@ class Text:
 
     def _find_sums(self, order: Sequence[int]) -> set[int]:
         """The products unit by unit that one sum alone reads."""
-        readers: dict[int, list[int]] = {}
-        for node in order:
-            for o in operands(self.nodes[node]):
-                readers.setdefault(o, []).append(node)
+        readers = _readers(self.nodes, order)
         found: set[int] = set()
         wide = {*self.wide}
         for node in order:
@@ -441,7 +436,7 @@ class Text:
         self.part_of_a_sum = self._find_sums(order) if self.times else set()
         for node in order:
             kind, *rest = self.nodes[node]
-            if kind in ("product", "sum"):
+            if kind in WIDE:
                 self.wide.add(node)
                 self.compute(node, self.product(rest, node == self.with_above))
             elif kind in OVER_UNITS:

@@ -203,7 +203,7 @@ class Native:
             elif isinstance(gradient, MatrixGrad):
                 parts = [self._matrix_grad(c, *product, pieces) for product in gradient.products]
                 grad = sum(parts[1:], parts[0]).view(constants[c].shape)
-            else:  # a tensor of its own: two parameters may have the same gradient
+            else:  # indexing copies: parameters with the same gradient must not share its memory
                 grad = sums[self.grad_places[c]].sum(0).view(constants[c].shape)
             grads.append(grad)
         return grads

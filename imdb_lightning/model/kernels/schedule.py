@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, permutations
 from typing import NamedTuple
 
-from .groups import COSTLY, Graph, Input, MatrixGrad, Row
+from .groups import COSTLY, OVER_UNITS, Graph, Input, MatrixGrad, Row
 from .plan import Plan
 
 
-OVER_UNITS = ("row_sum", "row_max")
 X_ITSELF = -1  # in place of a node: the input, if it is as wide as the state
 MOST_CLASSES = 7  # of groups of which all orders are tried: 5,040
 

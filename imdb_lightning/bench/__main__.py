@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 NAMES = ("lstm", "gru", "gru_before", "rnn", "unknown")  # layers.CASES, without importing torch
-GPU_STAGES = ("tests", "layers", "epochs", "repeats", "mixed", "grid")  # gpu.STAGES
+GPU_STAGES = ("layers", "epochs", "mixed", "repeats", "tests", "grid")  # gpu.STAGES
 VARIANTS = ("fused", "loop", "nn.LSTM", "plain script")  # epoch.VARIANTS
 NEIGHBOURS = [  # contention.VARIANTS
     *("rnn", "lstm", "gru"),
@@ -214,7 +214,7 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def gpu(options: argparse.Namespace) -> dict[str, Any]:
-    """everything that is measured on a GPU, in eight minutes: tests, layers, epochs, the grid"""
+    """everything that is measured on a GPU, in eight minutes: layers, epochs, tests, the grid"""
     from .gpu import gpu
     from .gpu_layers import print_table
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,19 +177,31 @@ def layers(bench: Bench) -> Any:
 
 def epochs(bench: Bench) -> Any:
     """Seconds of a training epoch and its validation, without the first epoch."""
-    found = {}
-    for name, overrides in EPOCHS.items():
-        path = bench.train(f"epoch_{name.replace('/', '_')}", *overrides, "trainer.max_epochs=4")
-        metrics = json.loads((path / "metrics.json").read_text("utf-8"))
-        seconds = [epoch["seconds"] for epoch in metrics["epochs"]]
-        found[name] = {
-            "epochs": seconds,
-            "median": statistics.median(seconds[1:]),
-            "tokens_per_second": metrics.get("tokens_per_second"),
-            "seconds": metrics["seconds"],
-            "val_acc": [epoch["val/acc"] for epoch in metrics["epochs"]],
-        }
-        print(name, {k: v for k, v in found[name].items()}, flush=True)
+    return {name: epochs_of(bench, name, overrides) for name, overrides in EPOCHS.items()}
+
+
+def mixed(bench: Bench) -> Any:
+    """The same in bf16."""
+    bf16 = "trainer.precision=bf16-mixed"
+    return {
+        name: epochs_of(bench, f"{name}_bf16", [f"model={name}", bf16])
+        for name in ("lstm", "custom_gru")
+    }
+
+
+def epochs_of(bench: Bench, name: str, overrides: list[str]) -> dict[str, Any]:
+    path = bench.train(f"epoch_{name.replace('/', '_')}", *overrides, "trainer.max_epochs=4")
+    metrics = json.loads((path / "metrics.json").read_text("utf-8"))
+    seconds = [epoch["seconds"] for epoch in metrics["epochs"]]
+    found = {
+        "epochs": seconds,
+        "median": statistics.median(seconds[1:]),
+        "tokens_per_second": metrics.get("tokens_per_second"),
+        "seconds": metrics["seconds"],
+        "val_acc": [epoch["val/acc"] for epoch in metrics["epochs"]],
+        "train_loss": [epoch["train/loss"] for epoch in metrics["epochs"]],
+    }
+    print(name, found, flush=True)
     return found
 
 
@@ -202,15 +215,22 @@ def same_bits(first: Path, second: Path) -> bool:
 
 def repeats(bench: Bench) -> Any:
     """Two runs give the same bits, and so does one that was killed and resumed."""
-    found = {}
     every = "checkpoint.every_steps=2" if bench.device == "cpu" else "checkpoint.every_steps=50"
-    for name in ("custom_gru", "lstm"):
-        overrides = [f"model={name}", "trainer.max_epochs=2", every]
-        first, second = (bench.train(f"repeat_{name}_{i}", *overrides) for i in range(2))
-        found[f"{name}: twice the same bits"] = same_bits(first, second)
-        killed = kill_and_resume(bench, f"killed_{name}", overrides)
-        found[f"{name}: killed and resumed"] = same_bits(first, killed)
-        print(found, flush=True)
+    models = ("custom_gru", "lstm")
+    found = {}
+    with ThreadPoolExecutor(2 if bench.device == "cpu" else 6) as pool:  # nothing is timed here
+        runs = {}
+        for name in models:
+            overrides = [f"model={name}", "trainer.max_epochs=2", every]
+            runs[name] = [
+                pool.submit(kill_and_resume, bench, f"killed_{name}", overrides),
+                *(pool.submit(bench.train, f"repeat_{name}_{i}", *overrides) for i in range(2)),
+            ]
+        for name in models:
+            killed, first, second = (run.result() for run in runs[name])
+            found[f"{name}: twice the same bits"] = same_bits(first, second)
+            found[f"{name}: killed and resumed"] = same_bits(first, killed)
+            print(found, flush=True)
     return found
 
 
@@ -238,24 +258,6 @@ def kill_and_resume(bench: Bench, name: str, overrides: list[str]) -> Path:
     return path
 
 
-def mixed(bench: Bench) -> Any:
-    """An epoch in bf16 beside one in float32."""
-    found = {}
-    for model in ("lstm", "custom_gru"):
-        for precision in ("32-true", "bf16-mixed"):
-            path = bench.train(
-                f"{precision}_{model}",
-                *(f"model={model}", f"trainer.precision={precision}", "trainer.max_epochs=2"),
-            )
-            metrics = json.loads((path / "metrics.json").read_text("utf-8"))
-            last = metrics["epochs"][-1]
-            found[f"{model} {precision}"] = {
-                k: last[k] for k in ("train/loss", "val/acc", "seconds")
-            }
-        print(found, flush=True)
-    return found
-
-
 def grid(bench: Bench) -> Any:
     """The report's seven runs with five seeds, several at a time on one card."""
     if bench.left < 60 and bench.device == "cuda":
@@ -280,11 +282,11 @@ def grid(bench: Bench) -> Any:
 
 
 STAGES = {
-    "tests": tests,
     "layers": layers,
     "epochs": epochs,
-    "repeats": repeats,
     "mixed": mixed,
+    "repeats": repeats,
+    "tests": tests,
     "grid": grid,
 }
 

@@ -18,6 +18,7 @@ from imdb_lightning.model.backbones import Unrolled
 from imdb_lightning.model.cells import State
 from imdb_lightning.model.fused import unrolled
 from imdb_lightning.model.kernels import cuda
+from imdb_lightning.model.kernels.graphs import GraphedLoops
 from imdb_lightning.model.kernels.interpret import Interpreter
 from imdb_lightning.model.kernels.sequence import Generated
 from imdb_lightning.model.kernels.trace import CannotGenerateError
@@ -30,9 +31,9 @@ PLANS = {"rnn": (1, 1), "lstm": (5, 4), "gru after": (4, 4), "gru before": (4, 3
 SIZES = [(7, 5, 5, 8), (4, 3, 6, 6), (3, 1, 3, 1), (5, 2, 1, 17)]  # T, B, I, H
 
 
-def generated(cell: Cell) -> torch.nn.Module:
+def generated(cell: Cell, way: type[Interpreter | GraphedLoops] = Interpreter) -> torch.nn.Module:
     made = Generated(cell, cell.states)
-    loops = Interpreter(made.plan)
+    loops = way(made.plan)
 
     class Layer(torch.nn.Module):
         def __init__(self) -> None:
@@ -59,6 +60,19 @@ def test_the_interpreted_plan_is_the_loop(
     expected = everything(Unrolled(cell), x, state, lengths)
     for mine, target in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
         torch.testing.assert_close(mine, target, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_loops_for_cuda_graphs_are_the_loop(name: str) -> None:
+    torch.manual_seed(0)
+    cell = CELLS[name](3, 5).double()
+    layer = generated(cell, GraphedLoops)
+    for T, ragged in ((15, True), (33, False)):  # both are padded to a multiple
+        x, state, lengths = inputs(cell, T, 4, ragged, torch.float64)
+        found = everything(layer, x, state, lengths)
+        expected = everything(Unrolled(cell), x, state, lengths)
+        for mine, target in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+            torch.testing.assert_close(mine, target, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("ragged", [False, True])

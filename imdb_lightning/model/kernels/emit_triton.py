@@ -205,6 +205,12 @@ def store_saved_(base, row, unit, value, live, like, H: tl.constexpr, WAY: tl.co
 
 
 @triton.jit
+def halves_(x, K: tl.constexpr, N: tl.constexpr):
+    """The first and the last K / 2 rows of a tile of (K, N)."""
+    return tl.split(tl.permute(tl.reshape(x, [2, K // 2, N]), [1, 2, 0]))
+
+
+@triton.jit
 def wait_for_all(counter, arrivals):
     """Every program of these reviews has come here, and what it wrote can be read."""
     tl.debug_barrier()
@@ -261,6 +267,8 @@ class Kernel:
         self.states = range(plan.states)
         self.lines: list[str] = []
         self.depth = 0
+        self.later: list[str] = []
+        self.writes: dict[int, str] = {}  # of a step: what writes a node, once it is computed
 
     @cached_property
     def blocks(self) -> dict[Block, int]:
@@ -311,7 +319,33 @@ class Kernel:
     # Text
 
     def line(self, text: str) -> None:
-        self.lines.append("    " * self.depth + text)
+        self.lines += ["    " * self.depth + line for line in text.splitlines()]
+
+    def soon(self, text: str) -> None:
+        """A read or a write of a step. Where matrices are in registers it comes after the next
+        products: what these read goes through shared memory, and would wait for it."""
+        if self.resident:
+            self.later.append(text)
+        else:
+            self.line(text)
+
+    def flush(self) -> None:
+        for text in self.later:
+            self.line(text)
+        self.later.clear()
+
+    def done(self, node: int) -> None:
+        """A node has been computed."""
+        if node in self.writes:
+            self.soon(self.writes.pop(node))
+
+    @cached_property
+    def early(self) -> set[int]:
+        """Nodes after which there are products in the same step."""
+        levels = self.plan.level(self.order)
+        kinds = {node: self.nodes[node][0] for node in self.order}
+        last = max((levels[node] for node in kinds if kinds[node] == "product"), default=0)
+        return {n for n in kinds if levels[n] < last and kinds[n] not in OVER_UNITS}
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
@@ -354,12 +388,13 @@ class Kernel:
         """A program's tile, without what is beyond H."""
         return f"tl.where(live, {tile}, 0.0) if BN * NB != H else {tile}"
 
-    def load(self, name: str, base: str, stride: str, way: str = "WAY") -> None:
-        """At the program's own units."""
-        self.line(f"{name} = load_({base}, {stride}, row, unit, live, like, {way})")
+    def loaded(self, name: str, base: str, stride: str, way: str = "WAY") -> str:
+        """A line that reads at the program's own units."""
+        return f"{name} = load_({base}, {stride}, row, unit, live, like, {way})"
 
-    def store(self, base: str, stride: str, value: str) -> None:
-        self.line(f"store_({base}, {stride}, row, unit, {value}, live, like, WAY)")
+    def stored(self, base: str, stride: str, value: str) -> str:
+        """A line that writes there."""
+        return f"store_({base}, {stride}, row, unit, {value}, live, like, WAY)"
 
     def load_whole(self, name: str, at: str, exchanged: bool = True) -> None:
         """At all units; `exchanged`: another program has written it, so not from a near cache."""
@@ -413,6 +448,9 @@ class Kernel:
             if number < self.resident:
                 # On the way to its registers it is in shared memory: not all of them at once.
                 self.of_matrix_units(f"block{number}", "HP")
+                halves = f"block{number}_0, block{number}_1"
+                self.line(f"{halves} = halves_(tl.trans(block{number}), HP, BN)")
+                self.line(f"{halves} = tl.trans(block{number}_0), tl.trans(block{number}_1)")
         if self.blocks and not self.resident:
             # Triton has another order for the products of a sum.
             of_a_sum = any(len(left) > 1 for left, *_ in self._products(self.order))
@@ -450,7 +488,7 @@ class Kernel:
             self.line(f"here = exchange + (t % 2) * ({len(self.slots)} * B * H)")
             at = {n: f"here + {self.slots.index(n)} * B * H" for n in (*values, *sums)}
             for v in values:
-                self.store(at[v], "H", self.tile(v))
+                self.line(self.stored(at[v], "H", self.tile(v)))
             for n in sums:
                 place = f"{at[n]} + rows * H + tl.program_id(1)"
                 self.line(f"tl.store({place}, {self.over_units(n)}, mask=rows < B)")
@@ -482,35 +520,49 @@ class Kernel:
 
     def products(self, nodes: list[int]) -> None:
         """Where a matrix is read in a `for` loop, Triton reads it from shared memory in each turn;
-        in a `while` loop it stays in registers. So a step that has both has a loop of one turn."""
+        in a `while` loop it stays in registers. So a step that has both has a loop of one turn.
+
+        A matrix product waits 24 cycles for the one whose sum it adds to, and 8 for another one:
+        with matrices in registers there are three and more sums at a time, of halves and of parts.
+        """
+        halve = self.resident > 0 and len(nodes) <= 2
         far: list[str] = []
-        names: dict[int, list[str]] = {}
+        sums: dict[int, list[str]] = {node: [] for node in nodes}
+        halved: set[int] = set()
         for node in nodes:
             _, left, c, transposed, g = self.nodes[node]
             for part, group in enumerate(left):
                 block = self.blocks[part, c, transposed, g]
                 near = not self.resident or block < self.resident
-                # In two sums, if there are registers: in one each part waits for the one before.
-                name = f"{'near' if near else 'far'}{node}_{part % 2 if self.resident else 0}"
-                of_node = names.setdefault(node, [])
-                before = "zeros" if near and name not in of_node else name
-                text = (
-                    f"{name} = tl.dot(block{block}, w{group}, {before}, input_precision=PRECISION)"
-                )
-                if near:
-                    self.line(text)
-                else:
-                    far.append(text)
-                if name not in of_node:
-                    of_node.append(name)
+                chain = part % 2 if self.resident and (not near or len(nodes) == 1) else 0
+                pieces = ["_0", "_1"] if near and halve else [""]
+                if len(pieces) > 1 and group not in halved:
+                    self.line(f"w{group}_0, w{group}_1 = halves_(w{group}, HP, M)")
+                    halved.add(group)
+                for piece in pieces:
+                    name = f"{'near' if near else 'far'}{node}_{chain}{piece}"
+                    before = name
+                    if name not in sums[node]:
+                        if near:  # not `zeros` twice: Triton would make one chain of the two
+                            before = "like" if sums[node] else "zeros"
+                        sums[node].append(name)
+                    operands = f"block{block}{piece}, w{group}{piece}, {before}"
+                    text = f"{name} = tl.dot({operands}, input_precision=PRECISION)"
+                    if near:
+                        self.line(text)
+                    else:
+                        far.append(text)
         if far:
             for name in dict.fromkeys(text.split()[0] for text in far):
                 self.line(f"{name} = zeros")
             with self.block("for once in range(0, tl.minimum(T, 1)):"):
                 for text in far:
                     self.line(text)
+        if nodes:
+            self.flush()
         for node in nodes:
-            self.line(f"v{node} = {' + '.join(names[node])}")
+            self.line(f"v{node} = {' + '.join(sums[node])}")
+            self.done(node)
 
     def compute(self, node: int) -> None:
         kind, *rest = self.nodes[node]
@@ -518,6 +570,7 @@ class Kernel:
         if all(self.plan.graph.value(operand) is not None for operand in rest):
             operands[0] = f"(zeros + {operands[0]})"
         self.line(f"v{node} = {OPERATIONS[kind].format(*operands)}")
+        self.done(node)
 
     def text(self) -> str:
         """The source of the kernel."""
@@ -532,34 +585,45 @@ class Forward(Kernel):
 
     def text(self) -> str:
         plan = self.plan
-        P, S = len(plan.inputs), len(plan.saved)
+        P = len(plan.inputs)
         states = [f"state{k}" for k in self.states]
         number = [plan.graph.numbers["state", k] for k in self.states]
         after = "(t64 + 1) * (B * H)"
         self.head("forward", ["inputs", "constant_rows", *states, "saved"])
         for k in self.states:
-            self.load(f"v{number[k]}", f"state{k}", "H")
+            self.line(self.loaded(f"v{number[k]}", f"state{k}", "H"))
         for k in self.whole_states:
             self.load_whole(f"w{number[k]}", f"state{k}", exchanged=False)
         for p, node in enumerate(plan.inputs):
-            self.load(f"next{node}", f"inputs + {p} * H", f"{P} * H")
+            self.line(self.loaded(f"next{node}", f"inputs + {p} * H", f"{P} * H"))
+        saved = {node: s for s, node in enumerate(plan.saved)}
         with self.steps():
             self.line("t = done")
             self.line("t64 = tl.cast(t, tl.int64)")
             for node in plan.inputs:
                 self.line(f"v{node} = next{node}")
             if plan.inputs:  # of the next step, on their way during this one
-                self.line(f"here = inputs + tl.minimum(t64 + 1, T - 1) * ({P} * B * H)")
+                self.soon(f"here = inputs + tl.minimum(t64 + 1, T - 1) * ({P} * B * H)")
             for p, node in enumerate(plan.inputs):
-                self.load(f"next{node}", f"here + {p} * H", f"{P} * H")
+                self.soon(self.loaded(f"next{node}", f"here + {p} * H", f"{P} * H"))
+            if self.resident:  # the state before this step; the last one is written in the end
+                for k in self.states:
+                    self.soon(self.stored(f"state{k} + t64 * (B * H)", "H", f"v{number[k]}"))
+            self.writes = {
+                node: self.saved(saved[node], "t64", self.tile(node))
+                for node in saved
+                if node in self.early
+            }
             self.step()
+            self.flush()
             with self.block("if RAGGED:"):
                 self.line("active = t < length")
             for k, node in enumerate(plan.after):
                 self.line(f"after{k} = {self.tile(node)}")
                 with self.block("if RAGGED:"):
                     self.line(f"after{k} = tl.where(active, after{k}, v{number[k]})")
-                self.store(f"state{k} + {after}", "H", f"after{k}")
+                if not self.resident:
+                    self.line(self.stored(f"state{k} + {after}", "H", f"after{k}"))
             if self.whole_states:
                 with self.block("if NB > 1:"):
                     self.wait()
@@ -568,17 +632,21 @@ class Forward(Kernel):
                 with self.block("else:"):
                     for k in self.whole_states:
                         self.line(f"w{number[k]} = {self.own(f'after{k}')}")
-            if S:
-                with self.block("if KEEP:"):
-                    self.line(f"here = saved + t64 * {S} * group")
-                    for s, node in enumerate(plan.saved):
-                        place = f"here + {s} * group, row, unit"
-                        self.line(
-                            f"store_saved_({place}, {self.tile(node)}, live_pairs, like, H, WAY)"
-                        )
+            for node in saved:
+                if node not in self.early:
+                    self.line(self.saved(saved[node], "t64", self.tile(node)))
             for k in self.states:
                 self.line(f"v{number[k]} = after{k}")
+        if self.resident:
+            self.line("t64 = tl.cast(T, tl.int64)")
+            for k in self.states:
+                self.line(self.stored(f"state{k} + t64 * (B * H)", "H", f"v{number[k]}"))
         return "\n".join(self.lines) + "\n"
+
+    def saved(self, s: int, t: str, tile: str) -> str:
+        """Lines that write group `s` of what is saved of step `t`."""
+        place = f"saved + ({t} * {len(self.plan.saved)} + {s}) * group, row, unit"
+        return f"if KEEP:\n    store_saved_({place}, {tile}, live_pairs, like, H, WAY)"
 
 
 class Backward(Kernel):
@@ -589,7 +657,7 @@ class Backward(Kernel):
 
     def text(self) -> str:
         plan, numbers = self.plan, self.plan.graph.numbers
-        S, D = len(plan.saved), len(plan.columns)
+        S = len(plan.saved)
         read = {*self.roots, *(o for node in self.order for o in plan.graph.operands(node))}
         kinds = ("state", "grad", "first")
         pointers = [f"{kind}{k}" for kind in kinds for k in self.states]
@@ -605,30 +673,37 @@ class Backward(Kernel):
                 reads.append((f"v{node}", f"saved + {s} * group", f"{S} * group", ""))
         ahead, late = reads[:AHEAD], reads[AHEAD:]
         for k in self.states:
-            self.load(grads[k], f"grad{k}", "H", "WAY != 0")
+            self.line(self.loaded(grads[k], f"grad{k}", "H", "WAY != 0"))
         self.line("t64 = tl.cast(T - 1, tl.int64)")
         for name, pointer, distance, how in ahead:
-            self.read(f"next_{name}", f"{pointer} + t64 * {distance}", how)
+            self.line(self.read(f"next_{name}", f"{pointer} + t64 * {distance}", how))
+        columns = {node: d for d, node in enumerate(plan.columns)}
         with self.steps():
             self.line("t = T - 1 - done")
             self.line("t64 = tl.cast(t, tl.int64)")
             self.line("last64 = tl.maximum(t64 - 1, 0)")
+            with self.block("if RAGGED:"):
+                self.line("active = t < length")
             for name, pointer, distance, how in late:
-                self.read(name, f"{pointer} + t64 * {distance}", how)
+                self.line(self.read(name, f"{pointer} + t64 * {distance}", how))
             for name, *_ in ahead:
                 self.line(f"{name} = next_{name}")
             for name, pointer, distance, how in ahead:
-                self.read(f"next_{name}", f"{pointer} + last64 * {distance}", how)
+                self.soon(self.read(f"next_{name}", f"{pointer} + last64 * {distance}", how))
             self.line(f"{grads[0]} += grad_h_now")
+            self.writes = {
+                node: self.column(columns[node], "t64", self.active(node))
+                for node in columns
+                if node in self.early
+            }
+            for node in columns:
+                if node not in self.order:
+                    self.soon(self.column(columns[node], "t64", self.active(node)))
             self.step()
-            with self.block("if RAGGED:"):
-                self.line("active = t < length")
-            self.line(f"here = columns + t64 * ({D} * B * H)")
-            for d, node in enumerate(plan.columns):
-                self.line(f"column = {self.tile(node)}")
-                with self.block("if RAGGED:"):
-                    self.line("column = tl.where(active, column, 0.0)")
-                self.store(f"here + {d} * H", f"{D} * H", "column")
+            self.flush()
+            for node in columns:
+                if node in self.order and node not in self.early:
+                    self.line(self.column(columns[node], "t64", self.active(node)))
             for k, node in enumerate(plan.gradient.state):
                 self.line(f"before{k} = {self.tile(node)}")
                 with self.block("if RAGGED:"):
@@ -636,12 +711,20 @@ class Backward(Kernel):
             for k in self.states:
                 self.line(f"{grads[k]} = before{k}")
         for k in self.states:
-            self.store(f"first{k}", "H", grads[k])
+            self.line(self.stored(f"first{k}", "H", grads[k]))
         return "\n".join(self.lines) + "\n"
 
-    def read(self, name: str, base: str, how: str) -> None:
+    def active(self, node: int) -> str:
+        """A tile without the reviews that have ended."""
+        return f"tl.where(active, {self.tile(node)}, 0.0) if RAGGED else {self.tile(node)}"
+
+    def column(self, d: int, t: str, tile: str) -> str:
+        """A line that writes column `d` of step `t`."""
+        D = len(self.plan.columns)
+        return self.stored(f"columns + {t} * ({D} * B * H) + {d} * H", f"{D} * H", tile)
+
+    def read(self, name: str, base: str, how: str) -> str:
         """One of a step's reads: `how` is the distance of reviews and the way, or "": of saved."""
         if how:
-            self.load(name, base, *how.split(", "))
-        else:
-            self.line(f"{name} = load_saved_({base}, row, unit, live_pairs, like, H, WAY)")
+            return self.loaded(name, base, *how.split(", "))
+        return f"{name} = load_saved_({base}, row, unit, live_pairs, like, H, WAY)"

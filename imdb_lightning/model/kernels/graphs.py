@@ -113,7 +113,9 @@ class GraphedLoops(Loops):
     def _graph(
         self, key: tuple[Any, ...], run: Callable[..., list[Tensor]], tensors: Sequence[Tensor]
     ) -> list[Tensor]:
-        if torch.cuda.is_current_stream_capturing():  # a part of a larger graph
+        if (
+            tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()
+        ):  # a part of a larger graph
             return run(*tensors)
         key += tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if key in self.graphs:

@@ -138,7 +138,7 @@ class Interpreter(Loops):
             values.set(plan.rows, rows_RH.unbind())
             values.set(plan.saved, saved_TBSH[steps].unbind(2))
             for k, state in enumerate(states):
-                values.set([plan.graph.numbers.get(("state", k))], [state[:-1][steps]])
+                values.set([plan.graph.numbers.get(("state", k))], [state[steps]])
             values.compute(self.ahead_back, self.loops)
             key = "backward", padding_TB1 is None
             if key not in self.loops:

@@ -58,9 +58,9 @@ def can(x_TBI: Tensor) -> bool:
 def is_faster(mode: str, x_TBI: Tensor, H: int) -> bool:
     """Whether cuDNN takes less of a GPU's time than a generated kernel does; measured on an H100,
     docs/performance.md."""
-    if mode == "RNN_TANH" or x_TBI.dtype != torch.float32:
-        return True
     B = x_TBI.shape[1]
+    if x_TBI.dtype != torch.float32:
+        return True
     if not precision.is_tf32():
-        return H <= 128 or B > 64
-    return mode == "LSTM" and H <= 128 and B <= 128
+        return mode == "RNN_TANH" or H <= 128 or B > 64
+    return B <= 128 and (mode == "RNN_TANH" or (mode == "LSTM" and H <= 128))

@@ -57,6 +57,12 @@ def main(argv: Sequence[str] | None = None, pretraining: bool = False) -> None:
     print(*plan.notes, sep="\n", end="\n" if plan.notes else "", flush=True)
     if plan.grid is not None:
         run_grid(plan.grid, plan.arguments)
+    if plan.keeps_nothing:
+        with tempfile.TemporaryDirectory(prefix="imdb_lightning-") as folder:
+            here = [f"hydra.run.dir={quote(folder)}", "hydra.output_subdir=null"]
+            run_jobs([*plan.arguments, *here])
+        print("fast_dev_run: train, val and test work; nothing was kept")
+        return
     if plan.directory is not None:
         create_directory(plan.directory)
     run_jobs(plan.arguments)

@@ -45,6 +45,7 @@ class Plan(NamedTuple):
     directory: Path | None = None  # of the run; None for a grid, or if nothing is run
     grid: CommandLine | None = None  # the jobs of a grid
     wants_help: bool = False
+    keeps_nothing: bool = False  # a fast_dev_run: in a directory that is removed
     warnings: tuple[str, ...] = ()  # for standard error
     notes: tuple[str, ...] = ()  # for standard output
 
@@ -91,6 +92,8 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
         notes = ("no unfinished run of this configuration: starting a new one",)
         overrides = [*overrides, "resume=null"]
     overrides = [*overrides, *line.naming]
+    if any(cfg.trainer.get("fast_dev_run") for cfg in line.jobs):
+        return Plan([*flags, *overrides], keeps_nothing=True, warnings=warnings)
     if line.multirun:
         return Plan([*flags, *overrides], grid=line, warnings=warnings)
     run_dir = f"hydra.run.dir={quote(line.directory)}"  # not a microsecond later
@@ -126,6 +129,15 @@ def _refuse(line: CommandLine, options: argparse.Namespace, pretraining: bool) -
             "resume: a grid resumes by itself: rerun its command, without resume"
         )
     keys = {resume.override_key(text) for text in options.overrides}
+    if any(cfg.trainer.get("fast_dev_run") for cfg in line.jobs):
+        if line.multirun or resumed:
+            raise CommandLineError(
+                "trainer.fast_dev_run tries one configuration and keeps nothing: omit "
+                f"{'-m' if line.multirun else 'resume'}"
+            )
+        if "hydra.run.dir" in keys or any("pretrain" in cfg for cfg in line.jobs):
+            which = "hydra.run.dir" if "hydra.run.dir" in keys else "pretrain"
+            raise CommandLineError(f"trainer.fast_dev_run keeps nothing: omit {which}")
     if resumed and resumed != ["auto"] and "hydra.run.dir" in keys:
         raise CommandLineError("resume: a run stays in its directory; omit hydra.run.dir")
     if pretraining and not resumed and any("pretrain" not in cfg for cfg in line.jobs):

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .callbacks.adversarial import AdversarialTraining
 from .callbacks.checkpoints import RunCheckpoint
-from .callbacks.ema import EMA
-from .callbacks.lr_schedule import OneCycle
 from .callbacks.non_finite import NonFiniteGuard
-from .callbacks.progress import EpochProgressBar
 from .callbacks.run_logger import RunLogger
 from .callbacks.test_report import TestReport
+from .callbacks.trainer import build_trainer
 from .data.datamodule import ReviewDataModule
 from .loggers.tensorboard import TensorBoard
 from .model.classifier import Classifier
@@ -76,6 +71,7 @@ def _train(
                 **({"teacher": teachers.provenance()} if teachers else {}),
             },
             resume_position=(progress["epoch"], progress["batch"]),
+            overfit=bool(cfg.trainer.get("overfit_batches")),
         )
         data.setup()
         if cfg.resume is not None:
@@ -94,6 +90,7 @@ def _train(
         model = Classifier.from_config(
             cfg.model,
             cfg.optim,
+            cfg.schedule,
             soft_labels_N=None if soft_labels_N is None else torch.from_numpy(soft_labels_N),
             pretrained=pretrained.state_dict() if pretrained else None,
         )
@@ -112,7 +109,8 @@ def _train(
 
         if cfg.test_checkpoint == "best":
             model.load_state_dict(checkpoint.read_state_dict(run.best))
-        if cfg.test_checkpoint == "best" or not model.has_outputs("val"):
+        is_of_the_end = model.has_outputs("val") and "validations" not in run_logger.metrics
+        if cfg.test_checkpoint == "best" or not is_of_the_end:
             trainer.validate(model, datamodule=data, verbose=False)
         trainer.test(model, datamodule=data, verbose=False)
         return run_logger.metrics
@@ -120,30 +118,3 @@ def _train(
         if cfg.resume is None or run_logger.has_started:  # else nothing has been written yet
             run_logger.on_run_failed(error)
         raise
-
-
-def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[Callback]) -> lightning.Trainer:
-    """lightning.Trainer with the group `trainer`, these callbacks, and the configured ones."""
-    on_terminal = sys.stdout.isatty()
-    configured: list[Callback] = []
-    if cfg.optim.schedule == "one_cycle":
-        configured.append(OneCycle())
-    if cfg.optim.adversarial_epsilon is not None:
-        configured.append(AdversarialTraining(cfg.optim.adversarial_epsilon))
-    if cfg.optim.ema_decay is not None:
-        configured.append(EMA(decay=cfg.optim.ema_decay))
-    patience = cfg.callbacks.early_stopping.patience
-    if patience is not None:
-        configured.append(EarlyStopping("val/acc", mode="max", patience=patience))
-    if on_terminal:
-        configured.append(EpochProgressBar(refresh_rate=10, leave=False))
-    return lightning.Trainer(
-        **cfg.trainer,
-        callbacks=[*callbacks, *configured],
-        plugins=[checkpoint.ChecksummedCheckpointIO()],
-        logger=False,  # TensorBoard, one of the callbacks, writes into the run directory
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=on_terminal,
-        default_root_dir=run.path,
-    )

@@ -44,6 +44,7 @@ class RunCheckpoint(Checkpoint):
         self.resume_from = resume_from
         self.progress = TrainingProgress(0, 0, 0, False)
         self.saved = time.monotonic()
+        self.after_validation: TrainingProgress | None = None  # to save then
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, model: Any, checkpoint: dict[str, Any]
@@ -53,6 +54,8 @@ class RunCheckpoint(Checkpoint):
         checkpoint["progress"] = self.progress._asdict()
         checkpoint["random_state"] = get_random_state(trainer.strategy.root_device)
         checkpoint["epoch_outputs"] = model.outputs_state("train") if within_epoch else []
+        if within_epoch and model.has_outputs("val"):  # of a validation within the epoch
+            checkpoint["val_outputs"] = model.outputs_state("val")
         checkpoint["run_log"] = self.run_logger.state(within_epoch)
         checkpoint["device"] = device_name(trainer.strategy.root_device)
         checkpoint["threads"] = torch.get_num_threads()
@@ -91,6 +94,8 @@ class RunCheckpoint(Checkpoint):
             for name in ("ready", "started", "processed", "completed"):
                 setattr(count, name, getattr(count, name) + self.progress.batch)
         model.load_outputs_state("train", self.resume_from["epoch_outputs"])
+        if "val_outputs" in self.resume_from:
+            model.load_outputs_state("val", self.resume_from["val_outputs"])
         set_random_state(self.resume_from["random_state"], trainer.strategy.root_device)
         self.resume_from = None
 
@@ -103,12 +108,24 @@ class RunCheckpoint(Checkpoint):
         # After its last batch an epoch is validated first; within a step there are gradients.
         if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
             return
+        if trainer.should_stop and trainer.fit_loop._can_stop_early:
+            return  # the epoch ends here
         elapsed = time.monotonic() - self.saved
         due = self.every_seconds is not None and elapsed >= self.every_seconds
         due = due or bool(self.every_steps and done % self.every_steps == 0)
         if signals.requested or due:
             epoch, step = trainer.current_epoch, trainer.global_step
-            self.save(trainer, TrainingProgress(epoch, done, step, False))
+            progress = TrainingProgress(epoch, done, step, False)
+            assert trainer.val_check_batch is not None
+            if done % trainer.val_check_batch == 0:  # a validation is next, and part of the state
+                self.after_validation = progress
+            else:
+                self.save(trainer, progress)
+
+    def on_validation_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        progress, self.after_validation = self.after_validation, None
+        if progress is not None:
+            self.save(trainer, progress)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
         epoch, step = trainer.current_epoch + 1, trainer.global_step

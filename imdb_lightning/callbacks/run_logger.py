@@ -41,10 +41,12 @@ class RunLogger(Callback):
         self.run = run
         self.metrics: dict[str, Any] = {**state["metrics"], "status": "running", **metadata}
         self.epoch_ends: list[float] = list(state["epoch_ends"])  # wall-clock times
+        self.keeps_nothing = False  # a fast_dev_run
         self.has_started = False
         self.train_tokens = 0
         self.train_seconds = state.get("train_seconds", 0.0)
         self.epoch_seconds = state.get("epoch_seconds", 0.0)  # of a resumed epoch
+        self.since_validation = state.get("since_validation", 0.0)  # seconds of that, in its end
         self.started = time.perf_counter() - state.get("seconds", 0.0)
         self.cpu_started = time.process_time() - state.get("cpu_seconds", 0.0)
 
@@ -56,6 +58,7 @@ class RunLogger(Callback):
             "epoch_ends": list(self.epoch_ends),
             "train_seconds": self.train_seconds,
             "epoch_seconds": now - self.epoch_started if within_epoch else 0.0,
+            "since_validation": now - self.validated if within_epoch else 0.0,
             "seconds": now - self.started,
             "cpu_seconds": time.process_time() - self.cpu_started,
         }
@@ -66,6 +69,7 @@ class RunLogger(Callback):
         return self.metrics["best_epoch"] == self.metrics["epochs"][-1]["epoch"]
 
     def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        self.keeps_nothing = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         data: ReviewDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.on_run_start(data, sum(p.numel() for p in model.parameters() if p.requires_grad))
         layers = {type(module) for module in model.modules()} & {*FASTER}
@@ -93,15 +97,32 @@ class RunLogger(Callback):
             ", ".join(f"{count:,} {split}" for split, count in sizes.items()),
             100 * padding,
         )
-        log.info("%s", self.run.path)
+        if not self.keeps_nothing:
+            log.info("%s", self.run.path)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, model: Any) -> None:
-        self.epoch_started = time.perf_counter() - self.epoch_seconds
-        self.epoch_seconds = 0.0
+        now = time.perf_counter()
+        self.epoch_started, self.validated = now - self.epoch_seconds, now - self.since_validation
+        self.epoch_seconds = self.since_validation = 0.0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, model: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # so that Lightning validates once more
 
     def on_validation_start(self, trainer: lightning.Trainer, model: Any) -> None:
         if trainer.state.fn == "fit":
-            self.train_seconds += time.perf_counter() - self.epoch_started
+            self.train_seconds += time.perf_counter() - self.validated
+
+    def on_validation_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        if trainer.state.fn != "fit":
+            return
+        self.validated = time.perf_counter()
+        if trainer.val_check_interval != 1.0 or isinstance(trainer.val_check_interval, int):
+            val = {f"val/{name}": value for name, value in model.metrics("val").items()}
+            steps = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+            self.metrics.setdefault("validations", []).append(steps | val)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
         val = {f"val/{name}": value for name, value in model.metrics("val").items()}
@@ -111,6 +132,10 @@ class RunLogger(Callback):
             **val,
             "seconds": time.perf_counter() - self.epoch_started,
         }
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        is_whole = batches == trainer.num_training_batches
+        if not is_whole:
+            epoch["batches"] = batches  # it was stopped within the epoch
         epochs = self.metrics["epochs"]
         epochs.append(epoch)
         best = max(epochs, key=lambda e: e["val/acc"])  # ties: the first, as in best.ckpt
@@ -118,7 +143,7 @@ class RunLogger(Callback):
         self.metrics |= {
             "best_epoch": best["epoch"],
             **val,
-            **self._rate(trainer, len(epochs)),
+            **(self._rate(trainer, len(epochs)) if is_whole else {}),
         }
         self.run.write_metrics(self.metrics)
         self.epoch_ends.append(time.time())

@@ -42,6 +42,8 @@ class TestReport(Callback):
             "test/acc": test.accuracy,
             "test/loss": test.loss,
         }
+        if "validations" in metrics:  # the last one of those may have been within the epoch
+            metrics |= {"val/acc": val.accuracy, "val/loss": val.loss}
         predictions.write(self.run.predictions, {"val": val, "test": test})
         curves = figures.learning_curves(metrics)
         storage.atomic_write(self.run.curves, figures.png(curves))
@@ -53,4 +55,5 @@ class TestReport(Callback):
             f"({len(test.labels_N):,} reviews, {metrics['test_checkpoint']} checkpoint; "
             f"{best if has_val else 'trained on val too'}; {metrics['seconds']:.0f} s)"
         )
-        log.info("%s", self.run.path)
+        if not self.run_logger.keeps_nothing:
+            log.info("%s", self.run.path)

@@ -25,6 +25,8 @@ UPSTREAM_KEYS = ("pretrained", "teacher")
 REPLICA_KEYS = ("seed", "trainer.accelerator", "trainer.devices", "model.implementation")
 # The key that may change when a run is resumed.
 RESUMABLE_KEY = "trainer.max_epochs"
+# But not under these schedules, which span the whole run.
+SCHEDULES_OF_THE_RUN = ("one_cycle", "cosine")
 
 # Two runs that differ in one of these had other reviews in val.
 SPLIT_KEYS = ("data.name", "data.seed", "data.val_size")
@@ -78,7 +80,7 @@ def run_name(overrides: str, dataset: str) -> str:
 
     Two sets of overrides never share a name: where a character is replaced, a hash is added.
     """
-    readable = overrides.replace("experiment=", "").replace("/", "-") or "default"
+    readable = overrides.replace("experiment=", "").replace("/", "-").replace("++", "") or "default"
     name = re.sub(r"[^\w=,.+-]", "_", readable)
     if name != readable or len(name) > 150:
         name = f"{name[:150]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"

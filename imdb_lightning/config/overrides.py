@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .paths import absolute_path, conf_dir
 from .rules import integer, number, or_null
-from .schema import ADDED_KEYS, KEYS, check_values, flatten
+from .schema import ADDED_KEYS, KEYS, REFUSED_ARGUMENTS, check_values, flatten
 from .text import did_you_mean, one_line
 
 
@@ -41,17 +41,9 @@ SYNONYMS = {
     **dict.fromkeys(("hidden", "hidden_dim", "units"), "model.hidden_size"),
     **dict.fromkeys(("embedding_dim", "embed_size"), "model.embedding_size"),
     **dict.fromkeys(("optimizer", "optimiser"), "optim"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule", "optim.schedule"), "schedule"),
     **dict.fromkeys(("patience", "early_stopping"), "callbacks.early_stopping.patience"),
 }
-# Arguments of lightning.Trainer that would change what a run records; a test compares them.
-UNSUPPORTED_ARGUMENTS = set(
-    "strategy num_nodes logger callbacks fast_dev_run max_steps min_epochs min_steps max_time "
-    "limit_predict_batches overfit_batches val_check_interval check_val_every_n_epoch "
-    "num_sanity_val_steps log_every_n_steps enable_checkpointing enable_progress_bar "
-    "enable_model_summary benchmark inference_mode use_distributed_sampler profiler barebones "
-    "plugins sync_batchnorm reload_dataloaders_every_n_epochs default_root_dir "
-    "enable_autolog_hparams model_registry".split()
-)
 
 
 class CommandLine(NamedTuple):
@@ -89,7 +81,7 @@ def check_command_line(
                 line.errors.append(f"{text}: must be KEY=VALUE{_option_hint(text, groups)}")
                 continue
             try:
-                (override,) = parser.parse_overrides([text])
+                (override,) = parser.parse_overrides([with_plus(text)])
                 values = _values(override, groups)
             except (HydraException, OmegaConfBaseException) as error:
                 line.errors.append(f"{text}: {_grammar_error(text, error)}")
@@ -107,7 +99,7 @@ def check_command_line(
                 continue
             if values is not None:
                 line.swept.append(text)
-                expanded = f"{override.get_key_element()}={','.join(values)}"
+                expanded = with_plus(f"{override.get_key_element()}={','.join(values)}")
                 if values:
                     (override,) = parser.parse_overrides([expanded])
                 else:
@@ -144,6 +136,11 @@ def check_command_line(
         twice = {name for name in line.names if line.names.count(name) > 1}
         line.errors.extend(f"{name}: twice in the grid" for name in sorted(twice))
     return line._replace(errors=list(dict.fromkeys(line.errors)))
+
+
+def with_plus(text: str) -> str:
+    """Hydra wants two before a key that conf/ does not have; here it needs none."""
+    return f"++{text}" if text.partition("=")[0] in ADDED_KEYS else text
 
 
 def _option_hint(text: str, groups: dict[str, list[str]]) -> str:
@@ -329,8 +326,6 @@ def _wrong_key(
     adds = override.is_add() or override.is_force_add()
     if is_known or (adds and _may_be_added(key, known)):
         return None
-    if key in ADDED_KEYS:
-        return f"{line}: write +{line} (an argument of lightning.Trainer that conf/ does not set)"
     return f"{line}: {_unknown_key(key, known, groups)}"
 
 
@@ -341,8 +336,10 @@ def _unknown_key(key: str, known: dict[str, Any], groups: dict[str, list[str]]) 
         return f"no key {key} here: it needs {KEYS[key].only}"
     if name in SYNONYMS:
         return f"no key {key}; did you mean {SYNONYMS[name]}?"
-    if name in UNSUPPORTED_ARGUMENTS:
-        return f"{name} of lightning.Trainer is not supported"
+    if f"trainer.{key}" in KEYS:
+        return f"no key {key}; did you mean trainer.{key}?"
+    if name in REFUSED_ARGUMENTS:
+        return f"{name} of lightning.Trainer: {REFUSED_ARGUMENTS[name]}"
     return f"no key {key}{did_you_mean(key, [*known, *groups, *ADDED_KEYS])}"
 
 

@@ -50,10 +50,7 @@ def help_text() -> str:
     for group, keys in groupby(SCHEMA, key=lambda key: key.group):
         lines += ["", f"Keys of {group or 'the run'}:"]
         for key in keys:
-            name = f"+{key.name}" if key.added else key.name
-            lines.append(
-                f"  {name}={default(key)}".rstrip("=") if key.added else f"  {name}={default(key)}"
-            )
+            lines.append(f"  {key.name}={default(key)}".removesuffix("=" * key.added))
             only = f" ({key.only})" if key.only else ""
             text = f"{key.doc}{only}; {key.rule.description}"
             lines += textwrap.wrap(text, 92, initial_indent="      ", subsequent_indent="      ")
@@ -67,10 +64,9 @@ def markdown() -> str:
         lines += ["", f"## {f'`{group}`' if group else 'The run'}", ""]
         lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
         for key in keys:
-            name = f"+{key.name}" if key.added else key.name
             only = f" (`{key.only}`)" if key.only else ""
             value = f"`{default(key)}`" if default(key) else "not set"
-            lines.append(f"| `{name}` | {value} | {key.rule.description} | {key.doc}{only} |")
+            lines.append(f"| `{key.name}` | {value} | {key.rule.description} | {key.doc}{only} |")
     return PAGE + "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,6 +43,14 @@ def number(least: float, below: float = math.inf, *, above: bool = False) -> Rul
     return Rule(accepts, f"a number {'>' if above else '>='} {least:g}{limit}")
 
 
+def fraction() -> Rule:
+    """Above 0 and at most 1."""
+    return Rule(
+        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 < v <= 1,
+        "a number > 0 and <= 1",
+    )
+
+
 def share_of(what: str) -> Rule:
     """A count, or a fraction. 1 is one and 1.0 is all."""
     return Rule(
@@ -70,6 +79,14 @@ STR = Rule(lambda v: isinstance(v, str) and bool(v.strip()), "a string")
 STRS = Rule(
     lambda v: STR.accepts(v) or (isinstance(v, list) and len(v) > 0 and all(map(STR.accepts, v))),
     "a string or a list of strings",
+)
+DURATION = Rule(
+    lambda v: isinstance(v, str) and re.fullmatch(r"\d{1,4}:\d\d:\d\d:\d\d", v) is not None,
+    "a time as days:hours:minutes:seconds, such as 00:01:30:00",
+)
+FRACTIONS = Rule(
+    lambda v: isinstance(v, list) and len(v) == 2 and all(map(number(0, 1).accepts, v)),
+    "a list of two numbers >= 0 and < 1, such as [0.9,0.999]",
 )
 BOOL = one_of(True, False)
 ONE_DEVICE = Rule(

@@ -12,7 +12,21 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from .paths import absolute_path
-from .rules import BOOL, ONE_DEVICE, STR, STRS, Rule, integer, number, one_of, or_null, share_of
+from .rules import (
+    BOOL,
+    DURATION,
+    FRACTIONS,
+    ONE_DEVICE,
+    STR,
+    STRS,
+    Rule,
+    fraction,
+    integer,
+    number,
+    one_of,
+    or_null,
+    share_of,
+)
 from .trust import TRUSTED_TARGETS
 
 
@@ -20,7 +34,7 @@ class Key(NamedTuple):
     """One key. `default` is the value in conf/ without any override.
 
     `only` says in which configurations the key exists; empty means in every one. A key that is
-    `added` is absent from conf/ and given as +KEY=VALUE.
+    `added` is absent from conf/, and `default` is Lightning's.
     """
 
     name: str
@@ -40,7 +54,9 @@ GROUPS = {
     "data": "imdb (the default) and synthetic",
     "model": "lstm (the default), rnn, gru: PyTorch's layers; custom_rnn, custom_lstm, custom_gru: "
     "cells of this project",
-    "optim": "adam",
+    "optim": "adam (the default), adamw, sgd, rmsprop, nadam, radam, adagrad: of torch.optim",
+    "schedule": "constant (the default), one_cycle, cosine, linear_warmup, step, "
+    "reduce_on_plateau: of the learning rate",
     "trainer": "auto (the default), cpu, gpu",
     "callbacks": "default",
     "pretrain": "vectors, for python -m imdb_lightning.pretrain",
@@ -231,20 +247,71 @@ SCHEMA = (
         "model=custom_...",
     ),
     # optim
-    Key("optim.name", one_of("adam"), "adam", "the optimizer"),
-    Key("optim.lr", number(0, above=True), 1e-3, "learning rate"),
-    Key("optim.weight_decay", number(0), 0.0, "L2 penalty, as torch.optim.Adam adds it"),
+    Key(
+        "optim.name",
+        one_of("adam", "adamw", "sgd", "rmsprop", "nadam", "radam", "adagrad"),
+        "adam",
+        "the optimizer",
+    ),
+    Key(
+        "optim.lr",
+        number(0, above=True),
+        1e-3,
+        "learning rate; 0.1 with sgd, 0.01 with adagrad, 0.002 with nadam",
+    ),
+    Key(
+        "optim.weight_decay",
+        number(0),
+        0.0,
+        "L2 penalty, as torch adds it; 0.01 with adamw, which decouples it",
+    ),
+    Key(
+        "optim.betas",
+        FRACTIONS,
+        [0.9, 0.999],
+        "decay of the averages of the gradient and its square",
+        "optim=adam, adamw, nadam, radam",
+    ),
+    Key(
+        "optim.eps",
+        number(0),
+        1e-8,
+        "added to the denominator; 1e-10 with adagrad",
+        "optim=adam, adamw, nadam, radam, rmsprop, adagrad",
+    ),
+    Key("optim.amsgrad", BOOL, False, "the AMSGrad variant", "optim=adam, adamw"),
+    Key(
+        "optim.momentum",
+        number(0),
+        0.9,
+        "momentum; 0 with rmsprop",
+        "optim=sgd, rmsprop",
+    ),
+    Key("optim.dampening", number(0), 0.0, "dampening of the momentum", "optim=sgd"),
+    Key("optim.nesterov", BOOL, False, "Nesterov's momentum", "optim=sgd"),
+    Key("optim.alpha", number(0, 1), 0.99, "decay of the average of the square", "optim=rmsprop"),
+    Key("optim.centered", BOOL, False, "divide by the standard deviation", "optim=rmsprop"),
+    Key("optim.momentum_decay", number(0), 4e-3, "decay of the momentum", "optim=nadam"),
+    Key(
+        "optim.decoupled_weight_decay",
+        BOOL,
+        False,
+        "weight decay as AdamW's",
+        "optim=nadam, radam",
+    ),
+    Key("optim.lr_decay", number(0), 0.0, "decay of the learning rate", "optim=adagrad"),
+    Key(
+        "optim.initial_accumulator_value",
+        number(0),
+        0.0,
+        "where the sums of squares start",
+        "optim=adagrad",
+    ),
     Key(
         "optim.pretrained_lr_scale",
         number(0, above=True),
         1.0,
         "learning rate of pretrained weights, as a fraction of lr",
-    ),
-    Key(
-        "optim.schedule",
-        one_of("constant", "one_cycle"),
-        "constant",
-        "one_cycle: up over the first 30 % of the steps, then down to 0",
     ),
     Key(
         "optim.ema_decay",
@@ -258,6 +325,66 @@ SCHEMA = (
         NULL,
         "adversarial step size, relative to the norm of the embedded review, such as 0.004",
     ),
+    # schedule
+    Key(
+        "schedule.name",
+        one_of("constant", "one_cycle", "cosine", "linear_warmup", "step", "reduce_on_plateau"),
+        "constant",
+        "how the learning rate changes during the run",
+    ),
+    Key(
+        "schedule.pct_start",
+        number(0, 1, above=True),
+        0.3,
+        "fraction of the steps in which the rate rises; then it falls to 0",
+        "schedule=one_cycle",
+    ),
+    Key(
+        "schedule.div_factor",
+        number(1),
+        25,
+        "the highest rate over the first one",
+        "schedule=one_cycle",
+    ),
+    Key("schedule.eta_min", number(0), 0.0, "the rate at the last step", "schedule=cosine"),
+    Key(
+        "schedule.start_factor",
+        fraction(),
+        0.01,
+        "the first rate as a fraction of optim.lr",
+        "schedule=linear_warmup",
+    ),
+    Key(
+        "schedule.total_iters",
+        integer(1),
+        300,
+        "optimizer steps until the rate is optim.lr",
+        "schedule=linear_warmup",
+    ),
+    Key("schedule.step_size", integer(1), 3, "epochs of one rate", "schedule=step"),
+    Key("schedule.gamma", fraction(), 0.1, "the next rate over this one", "schedule=step"),
+    Key(
+        "schedule.factor",
+        number(0, 1, above=True),
+        0.1,
+        "the next rate over this one",
+        "schedule=reduce_on_plateau",
+    ),
+    Key(
+        "schedule.patience",
+        integer(0),
+        1,
+        "epochs without a better val/acc that change nothing yet",
+        "schedule=reduce_on_plateau",
+    ),
+    Key(
+        "schedule.threshold",
+        number(0),
+        1e-4,
+        "what counts as better, relative to the best",
+        "schedule=reduce_on_plateau",
+    ),
+    Key("schedule.min_lr", number(0), 0.0, "the lowest rate", "schedule=reduce_on_plateau"),
     # trainer
     Key("trainer.max_epochs", integer(1, 1_000_000), 10, "epochs"),
     Key(
@@ -279,9 +406,13 @@ SCHEMA = (
         NULL,
         "largest gradient norm; null: no clipping",
     ),
-    Key("trainer.deterministic", BOOL, True, "deterministic algorithms only"),
+    Key(
+        "trainer.deterministic",
+        one_of(True, False, "warn"),
+        True,
+        "deterministic algorithms only; warn: others too, with a warning",
+    ),
     Key("trainer.accumulate_grad_batches", integer(1), 1, "batches per optimizer step", added=True),
-    Key("trainer.detect_anomaly", BOOL, False, "find the operation behind a NaN", added=True),
     Key(
         "trainer.gradient_clip_algorithm",
         one_of("norm", "value"),
@@ -289,9 +420,53 @@ SCHEMA = (
         "clip the norm or each value",
         added=True,
     ),
+    Key("trainer.min_epochs", integer(1), NULL, "epochs before a run may stop early", added=True),
+    Key("trainer.max_steps", integer(1), -1, "stop after this many optimizer steps", added=True),
+    Key("trainer.min_steps", integer(1), NULL, "steps before a run may stop early", added=True),
+    Key("trainer.max_time", DURATION, NULL, "stop after this time", added=True),
+    Key(
+        "trainer.val_check_interval",
+        BATCHES,
+        1.0,
+        "validate this often within an epoch: every so many batches, or part of an epoch",
+        added=True,
+    ),
     Key("trainer.limit_train_batches", BATCHES, 1.0, "part of train", added=True),
     Key("trainer.limit_val_batches", BATCHES, 1.0, "part of val", added=True),
     Key("trainer.limit_test_batches", BATCHES, 1.0, "part of test", added=True),
+    Key(
+        "trainer.overfit_batches",
+        BATCHES,
+        0.0,
+        "train on the same few batches in each epoch, and validate on as many of val",
+        added=True,
+    ),
+    Key(
+        "trainer.fast_dev_run",
+        Rule(lambda v: isinstance(v, int) and v >= 0, "true, or a number of batches, such as 2"),
+        False,
+        "a few batches of train, val and test, to see that all of it works; keeps nothing",
+        added=True,
+    ),
+    Key("trainer.log_every_n_steps", integer(1), 50, "steps between scalars by step", added=True),
+    Key(
+        "trainer.profiler",
+        one_of("simple", "advanced", "pytorch"),
+        NULL,
+        "write where the time goes into the run's directory, as profile-*.txt",
+        added=True,
+    ),
+    Key("trainer.detect_anomaly", BOOL, False, "find the operation behind a NaN", added=True),
+    Key("trainer.benchmark", BOOL, NULL, "let cuDNN time its algorithms first", added=True),
+    Key(
+        "trainer.inference_mode",
+        BOOL,
+        True,
+        "validate and test in inference_mode; false: in no_grad",
+        added=True,
+    ),
+    Key("trainer.enable_progress_bar", BOOL, True, "false: none in a terminal", added=True),
+    Key("trainer.enable_model_summary", BOOL, True, "false: none in a terminal", added=True),
     # callbacks
     Key(
         "callbacks.early_stopping.patience",
@@ -313,6 +488,26 @@ SCHEMA = (
     ),
 )
 
+# The other arguments of lightning.Trainer, and why they are refused.
+ONE_PROCESS = "a run is one process on one device; a grid (-m) spreads runs over devices"
+REFUSED_ARGUMENTS = {
+    **dict.fromkeys(("strategy", "num_nodes", "use_distributed_sampler"), ONE_PROCESS),
+    "logger": "is a group of its own",
+    "callbacks": "is a group of its own, with keys such as callbacks.early_stopping.patience",
+    "check_val_every_n_epoch": "each epoch is recorded with its validation",
+    "num_sanity_val_steps": "the data are checked before a run starts; trainer.fast_dev_run=true "
+    "tries all of it",
+    "limit_predict_batches": "python -m imdb_lightning.predict predicts",
+    "enable_checkpointing": "a run keeps its best and its last checkpoint; the keys of checkpoint "
+    "say how often",
+    "barebones": "a run is recorded; python -m imdb_lightning.bench step measures a step",
+    "plugins": "trainer.precision chooses the precision, and checkpoints are this project's own",
+    "sync_batchnorm": "there is no batch normalization",
+    "reload_dataloaders_every_n_epochs": "the order of reviews is a function of seed and epoch",
+    "default_root_dir": "hydra.run.dir names the run's directory",
+    "enable_autolog_hparams": "the run's configuration is recorded as it is",
+    "model_registry": "a run is a directory of its own",
+}
 KEYS = {key.name: key for key in SCHEMA}
 REQUIRED = [key.name for key in SCHEMA if not (key.only or key.added)]
 ADDED_KEYS = [key.name for key in SCHEMA if key.added]
@@ -333,6 +528,11 @@ def check_values(cfg: DictConfig) -> list[str]:
         line
         for key, value in values.items()
         if key not in DERIVED_KEYS and (line := check_value(key, value))
+    ]
+    lines += [
+        f"{key}: {KEYS[key.rpartition('.')[0]].rule.description}"
+        for key in values
+        if key.startswith("trainer.") and key.count(".") > 1 and key.rpartition(".")[0] in KEYS
     ]
     if not ("model.layer._target_" in values or "model.cell._target_" in values):
         lines.append("model has neither layer._target_ (PyTorch's) nor cell._target_")
@@ -369,6 +569,15 @@ def check_combinations(values: dict[str, Any]) -> list[str]:
             lines.append("teacher labels the unlabelled reviews: set data.use_unlabelled=true")
         if values.get("model.loss") != "cross_entropy":
             lines.append("teacher gives soft labels, which only model.loss=cross_entropy supports")
+    if values.get("optim.nesterov") and not (
+        values.get("optim.momentum") and values.get("optim.dampening") == 0
+    ):
+        lines.append("optim.nesterov=true needs optim.momentum > 0 and optim.dampening=0")
+    if values.get("schedule.name") == "reduce_on_plateau" and values.get("data.train_on_val"):
+        lines.append(
+            "data.train_on_val=true trains on the validation split, so schedule=reduce_on_plateau "
+            "has nothing to decide by; choose another schedule"
+        )
     if values.get("pretrained") is None and values.get("optim.pretrained_lr_scale") != 1:
         lines.append("optim.pretrained_lr_scale has no effect without pretrained=DIRECTORY")
     if values.get("optim.adversarial_epsilon") and values.get("trainer.precision") == "16-mixed":
@@ -376,6 +585,8 @@ def check_combinations(values: dict[str, Any]) -> list[str]:
             "optim.adversarial_epsilon cannot be combined with trainer.precision=16-mixed; use "
             "bf16-mixed"
         )
+    if values.get("trainer.benchmark") and values.get("trainer.deterministic") is True:
+        lines.append("trainer.benchmark=true needs trainer.deterministic=false")
     devices = values.get("trainer.devices")
     if values.get("trainer.accelerator") == "cpu" and isinstance(devices, list):
         lines.append(f"trainer.devices={devices}: a CPU has no device numbers; use 1")

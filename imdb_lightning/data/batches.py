@@ -100,7 +100,7 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     The order is a pure function of (seed, epoch): a permutation, cut into pools of 50 batches, each
     pool sorted by length and cut into batches, and the batches shuffled. `resume_position` is an
-    epoch and how many of its first batches to skip.
+    epoch and how many of its first batches to skip. `overfit`: all epochs are as the first one.
     """
 
     def __init__(
@@ -109,8 +109,10 @@ class BucketBatchSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int,
         resume_position: tuple[int, int] = (0, 0),
+        overfit: bool = False,
     ) -> None:
         self.lengths = lengths
+        self.overfit = overfit
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -128,7 +130,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        random = np.random.default_rng([self.seed, self.epoch])
+        random = np.random.default_rng([self.seed, 0 if self.overfit else self.epoch])
         order = random.permutation(len(self.lengths))
         batches = []
         for pool in chunks(order, POOL_BATCHES * self.batch_size):

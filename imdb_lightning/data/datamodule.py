@@ -45,6 +45,7 @@ class ReviewDataModule(lightning.LightningDataModule):
     (N,): the unlabelled reviews are then appended to train with the likelier label, and
     `soft_labels_N` has the probabilities. `upstream` is the provenance of the runs that tokenizer
     and teacher come from. `resume_position` is an epoch and how many of its batches are done.
+    `overfit`: each epoch has the batches of the first one.
 
     After `setup`, `metadata` describes the reviews, for metrics.json. `setup` raises DataError.
     """
@@ -58,6 +59,7 @@ class ReviewDataModule(lightning.LightningDataModule):
         teacher: Callable[[list[str]], np.ndarray] | None = None,
         upstream: Mapping[str, Any] | None = None,
         resume_position: tuple[int, int] = (0, 0),
+        overfit: bool = False,
     ) -> None:
         super().__init__()
         self.data = data
@@ -67,6 +69,7 @@ class ReviewDataModule(lightning.LightningDataModule):
         self.teacher = teacher
         self.upstream = upstream or {}
         self.resume_position = resume_position
+        self.overfit = overfit
         self.splits: dict[str, EncodedReviews] = {}
         self.tokenizer_json = ""
         self.metadata: dict[str, Any] = {}
@@ -145,7 +148,8 @@ class ReviewDataModule(lightning.LightningDataModule):
 
     def _train_sampler(self, resume_position: tuple[int, int] = (0, 0)) -> BucketBatchSampler:
         lengths = self.splits["train"].lengths
-        return BucketBatchSampler(lengths, self.data["batch_size"], self.seed, resume_position)
+        size = self.data["batch_size"]
+        return BucketBatchSampler(lengths, size, self.seed, resume_position, self.overfit)
 
     def _loader(self, name: str, sampler: BucketBatchSampler | None = None) -> Batches:
         reviews, workers = self.splits[name], self.data["num_workers"]

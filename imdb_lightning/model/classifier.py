@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .epoch_outputs import EpochOutputs
 from .losses import LOSSES
 from .network import LAYER_KEYS, Network, layer_factory, logit_difference
+from .optimizers import make_optimizer
+from .schedules import make_schedule, step_plateau
 from .step_graphs import StepGraphs
 
 
@@ -31,9 +33,9 @@ class EvalOutput(NamedTuple):
 class Classifier(Network, lightning.LightningModule):
     """The network with its loss, its optimizer, and its outputs of each epoch.
 
-    `soft_labels_N` (float32) are a teacher's P(positive) of the unlabelled reviews. `pretrained`
-    are weights by their names in the state_dict; they learn at `pretrained_lr_scale` times the
-    rate.
+    `optim` and `schedule` are the groups of these names. `soft_labels_N` (float32) are a teacher's
+    P(positive) of the unlabelled reviews. `pretrained` are weights by their names in the
+    state_dict; they learn at `optim.pretrained_lr_scale` times the rate.
 
     There are no saved hyperparameters: a checkpoint is plain tensors, and a model is built from the
     run's configuration (`imdb_lightning.load`), not with `load_from_checkpoint`.
@@ -44,19 +46,17 @@ class Classifier(Network, lightning.LightningModule):
         make_layer: Callable[[int, int], nn.Module],
         *,
         loss: str,
-        lr: float,
-        weight_decay: float,
+        optim: Mapping[str, Any],
+        schedule: Mapping[str, Any] | None = None,
         soft_labels_N: Tensor | None = None,
         pretrained: Mapping[str, Tensor] | None = None,
-        pretrained_lr_scale: float = 1.0,
         **network: Any,
     ) -> None:
         super().__init__(make_layer, **network)
         self.loss = loss
-        self.lr = lr
-        self.weight_decay = weight_decay
+        self.optim = dict(optim)
+        self.schedule = dict(schedule or {"name": "constant"})
         self.pretrained_names = frozenset(pretrained or ())
-        self.pretrained_lr_scale = pretrained_lr_scale
         self.step_graphs = StepGraphs()
         self._outputs = {stage: EpochOutputs() for stage in ("train", "val", "test")}
         self.soft_labels_N: Tensor | None
@@ -76,18 +76,19 @@ class Classifier(Network, lightning.LightningModule):
         cls,
         model: Mapping[str, Any],
         optim: Mapping[str, Any],
+        schedule: Mapping[str, Any] | None = None,
         soft_labels_N: Tensor | None = None,
         pretrained: Mapping[str, Tensor] | None = None,
     ) -> Classifier:
-        """The classifier that the groups `model` and `optim` of a configuration describe."""
+        """The classifier that these groups of a configuration describe."""
         options = {k: v for k, v in model.items() if k not in LAYER_KEYS}
-        names = ("lr", "weight_decay", "pretrained_lr_scale")
         return cls(
             layer_factory(model),
+            optim=optim,
+            schedule=schedule,
             soft_labels_N=soft_labels_N,
             pretrained=pretrained,
             **options,
-            **{name: optim[name] for name in names},
         )
 
     # Steps
@@ -134,6 +135,7 @@ class Classifier(Network, lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._outputs["train"].clear()
+        self._outputs["val"].clear()
 
     def on_validation_epoch_start(self) -> None:
         self._outputs["val"].clear()
@@ -143,6 +145,7 @@ class Classifier(Network, lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_means("train")
+        step_plateau(self.trainer.lr_scheduler_configs, self.metrics("val")["acc"])
 
     def on_validation_epoch_end(self) -> None:
         self._log_means("val")
@@ -185,21 +188,30 @@ class Classifier(Network, lightning.LightningModule):
 
     # Optimizer
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer()
+        schedule = make_schedule(self.schedule, optimizer, self._steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer
+
+    def _optimizer(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": [*self.parameters()]}]
-        if self.pretrained_lr_scale != 1:
+        if self.optim["pretrained_lr_scale"] != 1:
             named = [*self.named_parameters()]
             groups = [
                 {"params": [p for name, p in named if name not in self.pretrained_names]},
                 {
                     "params": [p for name, p in named if name in self.pretrained_names],
-                    "lr": self.lr * self.pretrained_lr_scale,
+                    "lr": self.optim["lr"] * self.optim["pretrained_lr_scale"],
                 },
             ]
-        # Fused is several times as fast, but Lightning cannot clip gradients for it under mixed
-        # precision.
+        # Lightning cannot clip gradients for a fused optimizer under mixed precision.
         fused = True
         if self._trainer is not None and "mixed" in str(self.trainer.precision):
             on_gpu = self.device.type == "cuda" and self.trainer.precision == "bf16-mixed"
             fused = on_gpu and not self.trainer.gradient_clip_val
-        return torch.optim.Adam(groups, self.lr, weight_decay=self.weight_decay, fused=fused)
+        return make_optimizer(self.optim, groups, self.device.type == "cpu", fused)
+
+    def _steps(self) -> int:
+        """Steps of the optimizer, of the whole run."""
+        self.trainer.fit_loop.setup_data()  # or else Lightning logs that it does that
+        return int(self.trainer.estimated_stepping_batches)

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..config.identity import (
     RESUMABLE_KEY,
+    SCHEDULES_OF_THE_RUN,
     UPSTREAM_KEYS,
     canonical_config,
     config_hash,
@@ -137,10 +138,11 @@ def check_resumable(path: Path, now: DictConfig) -> None:
             *(f"{key}: {a} in the run, {b} now" for key, (a, b) in changed.items()),
         )
     epochs = after[RESUMABLE_KEY]
-    if after.get("optim.schedule") == "one_cycle" and before[RESUMABLE_KEY] != epochs:
+    schedule = after.get("schedule.name")
+    if schedule in SCHEDULES_OF_THE_RUN and before[RESUMABLE_KEY] != epochs:
         raise ResumeError(
-            f"{RESUMABLE_KEY}={epochs}: the run's learning rate schedule (optim.schedule=one_cycle)"
-            f" is fixed at {before[RESUMABLE_KEY]} epochs"
+            f"{RESUMABLE_KEY}={epochs}: the run's learning rate schedule (schedule={schedule}) is "
+            f"fixed at {before[RESUMABLE_KEY]} epochs"
         )
     done = Run(path).completed_epochs
     if done > epochs:

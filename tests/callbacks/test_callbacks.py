@@ -1,4 +1,4 @@
-"""The learning rate schedule, EMA, and adversarial training.
+"""EMA and adversarial training.
 
 pytest tests/callbacks
 """
@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from imdb_lightning.callbacks.adversarial import AdversarialTraining, perturbation
-from imdb_lightning.callbacks.lr_schedule import PCT_START, OneCycle, one_cycle
 from imdb_lightning.data.datamodule import ReviewDataModule
 from imdb_lightning.data.split import reviews_of_split
 from imdb_lightning.inference import load
@@ -23,20 +22,6 @@ from imdb_lightning.runs import checkpoint, predictions
 from imdb_lightning.runtime import process
 from imdb_lightning.train import train
 from tests.conftest import TINY, composed, run_of
-
-
-def test_the_learning_rate_is_torchs_one_cycle() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    steps = 1001
-    torchs = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1.0, total_steps=steps, pct_start=PCT_START, final_div_factor=1e9
-    )
-    for step in range(steps - 1):
-        # Its first phase ends a step earlier: a thousandth of the way.
-        assert abs(one_cycle(step / (steps - 1)) - float(torchs.get_last_lr()[0])) < 0.004
-        optimizer.step()
-        torchs.step()
-    assert one_cycle(1.0) == pytest.approx(0)
 
 
 def fit(
@@ -75,29 +60,6 @@ def fit(
         num_sanity_val_steps=0,
     ).fit(model, datamodule=data)
     return model, gradients
-
-
-def test_the_learning_rate_of_a_run_goes_up_and_down(tmp_path: Path) -> None:
-    rates: list[float] = []
-
-    class Watch(lightning.Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-    fit(tmp_path, "optim.lr=0.5", callbacks=[OneCycle(), Watch()], epochs=5)
-    assert rates == [0.5 * one_cycle(step / 40) for step in range(40)]
-
-
-def test_steps_of_several_batches_share_one_schedule(tmp_path: Path) -> None:
-    rates: list[float] = []
-
-    class Watch(lightning.Callback):
-        def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
-            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-    options = ("optim.lr=0.5", "data.batch_size=7")  # ten batches, three steps an epoch
-    fit(tmp_path, *options, callbacks=[OneCycle(), Watch()], epochs=3, batches_a_step=4)
-    assert rates == [0.5 * one_cycle(step / 9) for step in range(9)]
 
 
 @pytest.mark.slow

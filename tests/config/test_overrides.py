@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
 from imdb_lightning.config.identity import canonical_config, config_hash, run_name
-from imdb_lightning.config.overrides import UNSUPPORTED_ARGUMENTS, check_command_line
+from imdb_lightning.config.overrides import REFUSED_ARGUMENTS, check_command_line
 from imdb_lightning.config.paths import absolute_path, conf_dir
 from imdb_lightning.config.schema import KEYS, REQUIRED, check_values, flatten
 from imdb_lightning.config.text import quote
@@ -33,7 +33,7 @@ def options(group: str) -> list[str]:
 
 GROUPS = {
     group: options(group)
-    for group in ("data", "model", "optim", "trainer", "callbacks", "experiment")
+    for group in ("data", "model", "optim", "schedule", "trainer", "callbacks", "experiment")
 }
 
 
@@ -97,17 +97,22 @@ WRONG = {
     "+data.new=3": ["no key data.new"],
     "+model=gru": ["write model=gru, without the +"],
     "+trainer.max_epoch=3": ["did you mean trainer.max_epochs?"],
-    "trainer.limit_val_batches=3": ["write +trainer.limit_val_batches=3"],
+    "trainer.max_time=5": ["a time as days:hours:minutes:seconds"],
+    "trainer.max_time={minutes:5}": ["a time as days:hours:minutes:seconds"],
+    "trainer.profiler=x": ["one of simple, advanced, pytorch"],
+    "trainer.max_steps=0": ["an integer >= 1"],
+    "trainer.val_check_interval=2.5": ["an integer >= 1, of batches, or a fraction"],
+    "trainer.benchmark=true": ["needs trainer.deterministic=false"],
+    "trainer.strategy=ddp": ["strategy of lightning.Trainer: a run is one process"],
+    "trainer.barebones=true": ["barebones of lightning.Trainer: a run is recorded"],
     "+trainer.limit_val_batches=0": ["an integer >= 1, of batches, or a fraction"],
     "+trainer.limit_val_batches=1.5": ["an integer >= 1, of batches, or a fraction"],
-    "+trainer.logger=true": ["logger of lightning.Trainer is not supported"],
+    "+trainer.logger=true": ["logger of lightning.Trainer: is a group of its own"],
     # what other libraries call it, or lightning.Trainer has
     "epochs=3": ["did you mean trainer.max_epochs?"],
     "ckpt_path=x": ["did you mean resume?"],
     "lr=0.1": ["did you mean optim.lr?"],
-    "fast_dev_run=true": ["fast_dev_run of lightning.Trainer is not supported"],
-    "trainer.profiler=simple": ["profiler of lightning.Trainer is not supported"],
-    "trainer.strategy=ddp": ["strategy of lightning.Trainer is not supported"],
+    "fast_dev_run=true": ["did you mean trainer.fast_dev_run?"],
     "model=GRU": ["did you mean gru?"],
     "experiment=[1]": ["experiment must be one name"],
     "model={a:1}": ["model must be one name"],
@@ -395,18 +400,33 @@ def test_names_are_safe_and_never_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["trainer=tpu", "optim=sgd", "callbacks=x", "trainer.logger=x"]
+    "override", ["trainer=tpu", "optim=lion8", "callbacks=x", "trainer.logger=x"]
 )
 def test_a_suggestion_is_only_made_where_it_is_likely(override: str) -> None:
     (line,) = errors(override)
     assert "did you mean" not in line
 
 
-def test_unsupported_arguments_are_lightnings() -> None:
-    theirs = set(inspect.signature(lightning.Trainer).parameters)
-    assert theirs >= UNSUPPORTED_ARGUMENTS
+def test_every_argument_of_the_trainer_is_a_key_or_refused_with_a_reason() -> None:
+    theirs = inspect.signature(lightning.Trainer).parameters
     ours = {key.removeprefix("trainer.") for key in KEYS if key.startswith("trainer.")}
-    assert theirs - ours == UNSUPPORTED_ARGUMENTS
+    assert ours | set(REFUSED_ARGUMENTS) == set(theirs) and not ours & set(REFUSED_ARGUMENTS)
+    for name in ours:
+        key = KEYS[f"trainer.{name}"]
+        if key.added:
+            assert theirs[name].default in (key.default, None), name
+    for name, reason in REFUSED_ARGUMENTS.items():
+        assert errors(f"trainer.{name}=1") == [
+            f"trainer.{name}=1: {name} of lightning.Trainer: {reason}"
+        ]
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_an_argument_of_the_trainer_needs_no_plus(plus: str) -> None:
+    line = check_command_line([f"{plus}trainer.max_steps=3"])
+    assert line.errors == [] and line.jobs[0].trainer.max_steps == 3
+    grid = check_command_line([f"{plus}trainer.max_steps=3,4", "data=synthetic"], multirun=True)
+    assert [job.trainer.max_steps for job in grid.jobs] == [3, 4]
 
 
 @pytest.mark.parametrize(

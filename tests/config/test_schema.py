@@ -20,6 +20,7 @@ from imdb_lightning.config.schema import GROUPS, KEYS, SCHEMA, flatten
 from imdb_lightning.data.encode import encode
 from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.model.network import LAYER_KEYS, Network
+from imdb_lightning.model.optimizers import OURS
 from tests.conftest import composed
 
 
@@ -40,7 +41,12 @@ def arguments(function: object) -> set[str]:
 
 def test_conf_has_the_keys_and_defaults_of_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMDB_LIGHTNING_CACHE")
-    expected = {key.name: key.default for key in SCHEMA if key.only in ("", "data=imdb")}
+    default = ("", "data=imdb")
+    expected = {
+        key.name: key.default
+        for key in SCHEMA
+        if key.only in default or key.only.startswith("optim=adam,")
+    }
     expected |= {"model.layer._target_": KEYS["model.layer._target_"].default}
     assert values() == {k: v for k, v in expected.items() if not KEYS[k].added}
     optional = {key.name: key.default for key in SCHEMA if key.only.startswith("model=custom")}
@@ -69,15 +75,15 @@ def test_help_and_the_reference_page_have_every_key() -> None:
     page = (Path(conf_dir()).parent / "docs" / "configuration.md").read_text("utf-8")
     assert page == markdown()
     for key in SCHEMA:
-        assert f"  {'+' if key.added else ''}{key.name}" in help_text()
-        assert f"| `{'+' if key.added else ''}{key.name}` |" in page
+        assert f"  {key.name}" in help_text()
+        assert f"| `{key.name}` |" in page
 
 
 def test_the_constructors_have_the_keys_of_the_schema() -> None:
     network = arguments(Network) - {"make_layer"}
     assert network | {"loss", *LAYER_KEYS} == names("model")
-    assert {"lr", "weight_decay", "pretrained_lr_scale"} <= names("optim")
-    assert {"lr", "weight_decay", "pretrained_lr_scale", "loss"} <= arguments(Classifier)
+    assert {"optim", "schedule", "loss"} <= arguments(Classifier)
+    assert set(OURS) <= names("optim")
     assert names("trainer") <= arguments(lightning.Trainer)
     assert names("checkpoint") == arguments(RunCheckpoint) - {"run", "run_logger", "resume_from"}
     assert arguments(encode) - {"official", "tokenizer_json"} <= names("data")

@@ -175,16 +175,25 @@ def test_three_kills_in_one_epoch(uninterrupted: Callable[..., Path], tmp_path: 
     "arguments",
     [
         "data.num_workers=2",
-        "+trainer.accumulate_grad_batches=2",
+        "trainer.accumulate_grad_batches=2",
         "callbacks.early_stopping.patience=1 trainer.max_epochs=9",
         "test_checkpoint=best",
-        "optim.ema_decay=0.9 optim.schedule=one_cycle optim.adversarial_epsilon=0.1 "
+        "optim.ema_decay=0.9 schedule=one_cycle optim.adversarial_epsilon=0.1 "
         "model.word_dropout=0.2 model.embedding_dropout=0.2 test_checkpoint=best",
         "model=custom_lstm trainer.gradient_clip_val=0.1 trainer.precision=bf16-mixed",
         "model.pooling=mean_padded data.truncation=head_tail data.max_length=45 data.distance=0",
-        "+trainer.limit_train_batches=7",
-        "model=gru data.num_workers=2 +trainer.accumulate_grad_batches=2",
-        "model=custom_gru data.num_workers=2 +trainer.accumulate_grad_batches=2",
+        "trainer.limit_train_batches=7",
+        "trainer.val_check_interval=0.4",
+        "trainer.max_steps=21 trainer.val_check_interval=3 data.num_workers=2",
+        "trainer.overfit_batches=7",
+        "optim=sgd schedule=reduce_on_plateau schedule.patience=0",
+        "optim=adamw schedule=cosine",
+        "optim=rmsprop schedule=step schedule.step_size=1",
+        "optim=nadam schedule=linear_warmup schedule.total_iters=25",
+        "optim=radam",
+        "optim=adagrad",
+        "model=gru data.num_workers=2 trainer.accumulate_grad_batches=2",
+        "model=custom_gru data.num_workers=2 trainer.accumulate_grad_batches=2",
     ],
 )
 def test_whatever_the_options(

@@ -130,10 +130,10 @@ def test_a_one_cycle_schedule_has_a_fixed_length(copied: Path) -> None:
     """More epochs would be another course over those that are done."""
     run = Run(copied / "run")
     cfg = run.config
-    cfg.optim.schedule = "one_cycle"
+    cfg.schedule = {"name": "one_cycle", "pct_start": 0.3, "div_factor": 25}
     run.write_config(cfg)
     before = contents(copied / "run")
-    longer = ("optim.schedule=one_cycle", "trainer.max_epochs=9")
+    longer = ("schedule=one_cycle", "trainer.max_epochs=9")
     assert command(copied, "resume=run", *longer) == 2
     assert "the run's learning rate schedule" in output_of(copied)
     assert contents(copied / "run") == before

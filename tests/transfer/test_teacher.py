@@ -65,7 +65,7 @@ def test_unlabelled_reviews_are_trained_on_with_the_teachers_probabilities(
     run = load(teacher_run)
     logit_N = run.logits(texts["unsupervised"].texts) / run.temperature  # a weight of one teacher
     assert data.soft_labels_N is not None
-    model = Classifier.from_config(cfg.model, cfg.optim, torch.from_numpy(data.soft_labels_N))
+    model = Classifier.from_config(cfg.model, cfg.optim, None, torch.from_numpy(data.soft_labels_N))
     rows = [*range(3), *range(own, own + 5)]
     tokens_BT, lengths_B, labels_B, index_B = train_split.__getitems__(rows)
     targets_B2 = model.targets(labels_B, index_B)

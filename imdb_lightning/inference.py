@@ -254,7 +254,7 @@ def validated(raw: Any, trust: bool) -> dict[str, Any]:
         raise ValueError(f"model.{kind}._target_={target} is not part of imdb_lightning{hint}")
     if "layer" in model and "cell" in model:
         raise ValueError("model has a layer and a cell")
-    for path, _ in targets(raw):
+    for path, _ in targets({"model": raw["model"], "data": data}):  # nothing else is used
         if path != f"model.{kind}._target_":
             raise ValueError(f"{path}: no class is expected there")
     for name in ("vocab_size", "max_length"):

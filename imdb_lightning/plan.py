@@ -161,7 +161,7 @@ def check_jobs(line: CommandLine, may_fall_back: bool = True) -> tuple[str, ...]
         lines.append(no_reviews)
     if not no_reviews:
         lines += [*preflight.check_pretrained(jobs), *preflight.check_teachers(jobs)]
-    lines += preflight.check_cells(jobs)
+    lines += [*preflight.check_cells(jobs), *preflight.check_components(jobs)]
     if not lines:
         lines = preflight.check_precision(jobs)
     if lines:
@@ -182,11 +182,12 @@ def _check_consent(
 ) -> None:
     """Raises CommandLineError if the run in `path` has third-party code that is not named here."""
     found = foreign_targets(OmegaConf.to_container(cfg, resolve=True))
-    unnamed = [name for name in found if not any(name in text for text in given)]
+    unnamed = [pair for pair in found if not any(pair[1] in text for text in given)]
     if unnamed and config_dir is None:
+        where, name = unnamed[0]
         raise CommandLineError(
-            f"resume={path}: {unnamed[0]} is not part of imdb_lightning; add "
-            f"model.cell._target_={unnamed[0]} to run its code"
+            f"resume={path}: {name} is not part of imdb_lightning; add {where}={name} to run its "
+            "code"
         )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from .config.components import LOGGERS, PACKAGES, SEVERAL
 from .config.text import one_line
 
 
@@ -69,6 +71,45 @@ def check_cells(jobs: Sequence[DictConfig]) -> list[str]:
             reason = f"{type(error).__name__}: {one_line(error)}"
             wrong[target] = f"model.cell._target_={target}: {reason}"
     return list(wrong.values())
+
+
+def check_components(jobs: Sequence[DictConfig]) -> list[str]:
+    """A line for each callback or logger that lacks a package or does not take its arguments."""
+    lines = []
+    for cfg in jobs:
+        for group in SEVERAL:
+            chosen = OmegaConf.to_container(cfg.get(group) or OmegaConf.create(), resolve=True)
+            assert isinstance(chosen, dict)
+            for name, given in ((str(name), given) for name, given in chosen.items()):
+                package, source = PACKAGES.get(name, ("", ""))
+                if package and find_spec(package) is None:
+                    lines.append(f"{group}={name} needs pip install '{source}'")
+                elif given != DEFAULTS.get(name):
+                    lines += _wrong_arguments(group, name, given or {})
+    return list(dict.fromkeys(lines))
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {"tensorboard": {}, "early_stopping": {"patience": None}}
+
+
+def _wrong_arguments(group: str, name: str, given: dict[str, Any]) -> list[str]:
+    import inspect
+
+    import lightning.pytorch  # late: it takes seconds
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from .callbacks.configured import component
+
+    try:
+        if group == "callbacks":
+            component(group, name, given)  # a logger could create files
+        else:
+            inspect.signature(getattr(lightning.pytorch.loggers, LOGGERS[name])).bind_partial(
+                **given
+            )
+    except (TypeError, ValueError, ImportError, AttributeError, MisconfigurationException) as error:
+        return [f"{group}.{name}: {one_line(error)}"]
+    return []
 
 
 def check_pretrained(jobs: Sequence[DictConfig]) -> list[str]:

@@ -17,7 +17,7 @@ from .callbacks.run_logger import RunLogger
 from .callbacks.test_report import TestReport
 from .callbacks.trainer import build_trainer
 from .data.datamodule import ReviewDataModule
-from .loggers.tensorboard import TensorBoard
+from .loggers.build import build_loggers
 from .model.classifier import Classifier
 from .runs import checkpoint, resume, storage
 from .runs.run import Run
@@ -94,15 +94,15 @@ def _train(
             soft_labels_N=None if soft_labels_N is None else torch.from_numpy(soft_labels_N),
             pretrained=pretrained.state_dict() if pretrained else None,
         )
-        tensorboard = TensorBoard(run, run_logger, cfg)
+        loggers = build_loggers(cfg, run, run_logger.logger_ids)
         callbacks: list[Callback] = [
             run_logger,  # before the checkpoints, so that metrics.json is never behind them
-            tensorboard,
             NonFiniteGuard(run),
             RunCheckpoint(run, run_logger, **cfg.checkpoint, resume_from=resumed or None),
-            TestReport(run, run_logger, tensorboard),
+            TestReport(run, run_logger, loggers),
         ]
-        trainer = build_trainer(cfg, run, callbacks)
+        run_logger.start_logging(cfg, loggers)
+        trainer = build_trainer(cfg, run, callbacks, [run_logger.history, *loggers.values()])
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
         resumed.clear()  # the memory of a second set of weights

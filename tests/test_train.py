@@ -110,8 +110,8 @@ def test_the_files_of_a_run_directory(run: Run) -> None:
 def test_the_content_of_metrics(run: Run) -> None:
     metrics = run.metrics
     assert set(metrics) == set(
-        "status dataset model seed test_checkpoint versions git parameters data epochs best_epoch "
-        "val/acc val/loss val/acc_best test/acc test/loss temperature seconds "
+        "status dataset model seed test_checkpoint versions git parameters data epochs steps "
+        "best_epoch val/acc val/loss val/acc_best test/acc test/loss temperature seconds "
         "cpu_seconds peak_memory tokens_per_second device processor".split()
     )
     assert metrics["status"] == "done"
@@ -164,7 +164,7 @@ def test_tensorboard_shows_the_metrics(run: Run) -> None:
     for name in ("train/loss", "train/acc", "val/loss", "val/acc", "seconds"):
         tag = "train/seconds" if name == "seconds" else name
         values = [(event.step, event.value) for event in board.Scalars(tag)]
-        expected = [(e["epoch"], pytest.approx(e[name])) for e in run.metrics["epochs"]]
+        expected = [(8 * e["epoch"] - 1, pytest.approx(e[name])) for e in run.metrics["epochs"]]
         assert values == expected
     for name in ("test/loss", "test/acc", "val/acc_best"):
         (event,) = board.Scalars(name)

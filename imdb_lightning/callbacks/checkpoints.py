@@ -56,11 +56,16 @@ class RunCheckpoint(Checkpoint):
         checkpoint["epoch_outputs"] = model.outputs_state("train") if within_epoch else []
         if within_epoch and model.has_outputs("val"):  # of a validation within the epoch
             checkpoint["val_outputs"] = model.outputs_state("val")
-        checkpoint["run_log"] = self.run_logger.state(within_epoch)
+        checkpoint["run_log"] = self.run_logger.state(trainer, within_epoch)
         checkpoint["device"] = device_name(trainer.strategy.root_device)
         checkpoint["threads"] = torch.get_num_threads()
 
     # Resume
+
+    def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
+        if self.resume_from is not None:  # the step of what is logged
+            step = self.resume_from["progress"]["step"]
+            trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
     def on_train_start(self, trainer: lightning.Trainer, model: Any) -> None:
         signals.defer()

@@ -11,9 +11,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 from torch import nn
 
 from ..data.datamodule import ReviewDataModule
+from ..loggers.build import ids_of, start
+from ..loggers.history import History
 from ..runs.run import Run
 from ..runtime.provenance import device_name, peak_memory, processor_name
 
@@ -37,10 +41,12 @@ class RunLogger(Callback):
     def __init__(
         self, run: Run, metadata: Mapping[str, Any], state: Mapping[str, Any] | None = None
     ) -> None:
-        state = state or {"metrics": {"epochs": []}, "epoch_ends": []}
+        state = state or {"metrics": {"epochs": []}}
         self.run = run
         self.metrics: dict[str, Any] = {**state["metrics"], "status": "running", **metadata}
-        self.epoch_ends: list[float] = list(state["epoch_ends"])  # wall-clock times
+        self.history = History(state.get("scalars", ()))
+        self.logger_ids: dict[str, str] = dict(state.get("loggers", {}))
+        self.loggers: Mapping[str, Logger] = {}
         self.keeps_nothing = False  # a fast_dev_run
         self.has_started = False
         self.train_tokens = 0
@@ -50,12 +56,18 @@ class RunLogger(Callback):
         self.started = time.perf_counter() - state.get("seconds", 0.0)
         self.cpu_started = time.process_time() - state.get("cpu_seconds", 0.0)
 
-    def state(self, within_epoch: bool) -> dict[str, Any]:
+    def start_logging(self, cfg: DictConfig, loggers: Mapping[str, Logger]) -> None:
+        """Before the first step of this process."""
+        self.loggers = loggers
+        start(loggers, self.history, cfg, self.metrics["dataset"])
+
+    def state(self, trainer: lightning.Trainer, within_epoch: bool) -> dict[str, Any]:
         """The constructor's `state` in a later process: plain containers."""
         now = time.perf_counter()
         return {
             "metrics": deepcopy(self.metrics),
-            "epoch_ends": list(self.epoch_ends),
+            "scalars": self.history.state(trainer, within_epoch),
+            "loggers": ids_of(self.loggers),
             "train_seconds": self.train_seconds,
             "epoch_seconds": now - self.epoch_started if within_epoch else 0.0,
             "since_validation": now - self.validated if within_epoch else 0.0,
@@ -145,8 +157,9 @@ class RunLogger(Callback):
             **val,
             **(self._rate(trainer, len(epochs)) if is_whole else {}),
         }
+        self.metrics["steps"] = trainer.global_step
+        model.log("train/seconds", epoch["seconds"], logger=bool(trainer.loggers))
         self.run.write_metrics(self.metrics)
-        self.epoch_ends.append(time.time())
         self._log_epoch(epoch, trainer.max_epochs or 0)
 
     def _rate(self, trainer: lightning.Trainer, epochs: int) -> dict[str, float]:

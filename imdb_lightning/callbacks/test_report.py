@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 from ..loggers import figures
-from ..loggers.tensorboard import TensorBoard
+from ..loggers.build import add_test
 from ..metrics.calibration import fit_temperature
 from ..runs import predictions, storage
 from ..runs.run import Run
@@ -20,14 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class TestReport(Callback):
-    """Test metrics, temperature, predictions.parquet, curves.png and TensorBoard's figures."""
+    """Test metrics, temperature, predictions.parquet, curves.png and the loggers' figures."""
 
     __test__ = False  # pytest: no tests in here
 
-    def __init__(self, run: Run, run_logger: RunLogger, tensorboard: TensorBoard) -> None:
+    def __init__(self, run: Run, run_logger: RunLogger, loggers: Mapping[str, Logger]) -> None:
         self.run = run
         self.run_logger = run_logger
-        self.tensorboard = tensorboard
+        self.loggers = loggers
 
     def on_test_end(self, trainer: lightning.Trainer, model: Any) -> None:
         metrics = self.run_logger.metrics
@@ -47,7 +49,7 @@ class TestReport(Callback):
         predictions.write(self.run.predictions, {"val": val, "test": test})
         curves = figures.learning_curves(metrics)
         storage.atomic_write(self.run.curves, figures.png(curves))
-        self.tensorboard.add_test(test, curves)
+        add_test(self.loggers, test, curves, metrics)
         self.run_logger.on_run_end()
         best = f"best val accuracy {metrics['val/acc_best']:.4f} in epoch {metrics['best_epoch']}"
         log.info(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, ModelSummary, ProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig
 
 from ..runs import checkpoint
 from ..runs.run import Run
 from .adversarial import AdversarialTraining
+from .configured import configured_callbacks
 from .ema import EMA
 from .progress import EpochProgressBar
 
@@ -25,7 +27,9 @@ PROFILERS: dict[str, type[Profiler]] = {
 }
 
 
-def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[Callback]) -> lightning.Trainer:
+def build_trainer(
+    cfg: DictConfig, run: Run, callbacks: Sequence[Callback], loggers: Iterable[Logger] = ()
+) -> lightning.Trainer:
     """lightning.Trainer with the group `trainer`, these callbacks, and the configured ones."""
     arguments: dict[str, Any] = {**cfg.trainer}
     on_terminal = sys.stdout.isatty()
@@ -37,22 +41,27 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[Callback]) -> l
         arguments |= dict.fromkeys(("limit_train_batches", "limit_val_batches"), overfit)
     if profiler := arguments.pop("profiler", None):
         arguments["profiler"] = PROFILERS[profiler](dirpath=run.path, filename="profile")
-    configured: list[Callback] = []
+    configured = [
+        callback
+        for callback in configured_callbacks(cfg)
+        if on_terminal or not isinstance(callback, ProgressBar)
+    ]
+    if any(isinstance(callback, ProgressBar) for callback in configured):
+        shown["enable_progress_bar"] = True
+    elif shown["enable_progress_bar"]:
+        configured.append(EpochProgressBar(refresh_rate=10, leave=False))
+    if any(isinstance(callback, ModelSummary) for callback in configured):
+        shown["enable_model_summary"] = True
     if cfg.optim.adversarial_epsilon is not None:
         configured.append(AdversarialTraining(cfg.optim.adversarial_epsilon))
     if cfg.optim.ema_decay is not None:
         configured.append(EMA(decay=cfg.optim.ema_decay))
-    patience = cfg.callbacks.early_stopping.patience
-    if patience is not None:
-        configured.append(EarlyStopping("val/acc", mode="max", patience=patience))
-    if shown["enable_progress_bar"]:
-        configured.append(EpochProgressBar(refresh_rate=10, leave=False))
     return lightning.Trainer(
         **arguments,
         **shown,
         callbacks=[*callbacks, *configured],
         plugins=[checkpoint.ChecksummedCheckpointIO()],
-        logger=False,  # TensorBoard, one of the callbacks, writes into the run directory
+        logger=[*loggers],
         num_sanity_val_steps=0,
         default_root_dir=run.path,
     )

@@ -38,7 +38,7 @@ EMBEDDING_KEYS = ("data.vocab_size", "model.embedding_size")
 
 def canonical_config(cfg: DictConfig) -> dict[str, Any]:
     """The configuration that defines a run: flat, without what only concerns this machine."""
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in ("hydra", "logger")])
     return without(
         flatten(OmegaConf.to_container(own, resolve=True)), *MACHINE_KEYS, *EXECUTION_KEYS
     )

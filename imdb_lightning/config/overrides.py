@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from .components import REFUSED_CALLBACKS, SEVERAL
 from .paths import absolute_path, conf_dir
 from .rules import integer, number, or_null
 from .schema import ADDED_KEYS, KEYS, REFUSED_ARGUMENTS, check_values, flatten
@@ -88,6 +89,13 @@ def check_command_line(
                 continue
             group = override.key_or_group
             choice = None if override.is_sweep_override() else override.value()
+            if group in SEVERAL and isinstance(choice, list):
+                unknown = [name for name in choice if name not in groups[group]]
+                line.errors.extend(_wrong_name(group, name, groups[group]) for name in unknown)
+                if not unknown:
+                    line.overrides.append(str(override.input_line))
+                    parsed.append(override)
+                continue
             several = isinstance(choice, list | dict)  # of which Hydra checks nothing
             if group.startswith("hydra/") and not override.is_sweep_override():
                 several = not isinstance(choice, str)
@@ -140,7 +148,13 @@ def check_command_line(
 
 def with_plus(text: str) -> str:
     """Hydra wants two before a key that conf/ does not have; here it needs none."""
-    return f"++{text}" if text.partition("=")[0] in ADDED_KEYS else text
+    key = text.partition("=")[0]
+    return f"++{text}" if key in ADDED_KEYS or _is_of_component(key) else text
+
+
+def _is_of_component(key: str) -> bool:
+    """True for an argument of a callback or a logger: Lightning knows which there are."""
+    return key.count(".") > 1 and key.split(".")[0] in SEVERAL
 
 
 def _option_hint(text: str, groups: dict[str, list[str]]) -> str:
@@ -302,10 +316,18 @@ def _wrong_choice(override: Override, options: list[str]) -> str | None:
         return f"{override.input_line}: a run needs {group}"
     if choice is None and group in ("experiment", "pretrain"):
         return f"{override.input_line}: none is the default; omit it"
+    if isinstance(choice, list) and group in SEVERAL:
+        return None  # they have been looked up already
     if choice in options:
         if override.is_add():
             return f"{override.input_line}: write {group}={choice}, without the +"
         return None
+    return _wrong_name(group, choice, options)
+
+
+def _wrong_name(group: str, choice: Any, options: list[str]) -> str:
+    if group == "callbacks" and choice in REFUSED_CALLBACKS:
+        return f"{group}={choice}: {REFUSED_CALLBACKS[choice]}"
     shown = dict.fromkeys(re.sub("/.*", "/...", option) for option in options)
     hint = did_you_mean(str(choice), options)
     return f"{group}={choice}: {group} must be one of {', '.join(shown)}{hint}"
@@ -344,6 +366,8 @@ def _unknown_key(key: str, known: dict[str, Any], groups: dict[str, list[str]]) 
 
 
 def _may_be_added(key: str, known: dict[str, Any]) -> bool:
+    if _is_of_component(key):
+        return True
     if key.startswith("model.cell."):
         return "model.cell._target_" in known
     return key in ADDED_KEYS

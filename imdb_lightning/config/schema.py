@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from .components import REFUSED_CALLBACKS, SEVERAL
 from .paths import absolute_path
 from .rules import (
     BOOL,
@@ -27,6 +28,7 @@ from .rules import (
     or_null,
     share_of,
 )
+from .text import did_you_mean
 from .trust import TRUSTED_TARGETS
 
 
@@ -58,7 +60,11 @@ GROUPS = {
     "schedule": "constant (the default), one_cycle, cosine, linear_warmup, step, "
     "reduce_on_plateau: of the learning rate",
     "trainer": "auto (the default), cpu, gpu",
-    "callbacks": "default",
+    "callbacks": "default, early_stopping, learning_rate_monitor, model_summary, "
+    "rich_progress_bar, device_stats_monitor, timer, gradient_accumulation_scheduler: of "
+    "Lightning; several as [a,b]",
+    "logger": "tensorboard (the default), csv, wandb, mlflow, comet, neptune, lit: of Lightning; "
+    "several as [a,b]",
     "pretrain": "vectors, for python -m imdb_lightning.pretrain",
     "experiment": "smoke, the grids, report/..., recipes/..., pretrain/...",
 }
@@ -473,6 +479,71 @@ SCHEMA = (
         or_null(integer(1)),
         NULL,
         "stop after this many epochs without a better val/acc; null: never",
+        "callbacks=default, early_stopping",
+    ),
+    Key(
+        "callbacks.learning_rate_monitor.logging_interval",
+        one_of("step", "epoch", None),
+        "step",
+        "when the learning rate is logged",
+        "callbacks=learning_rate_monitor",
+    ),
+    Key(
+        "callbacks.model_summary.max_depth",
+        integer(-1),
+        2,
+        "levels of modules that are listed; -1: all",
+        "callbacks=model_summary",
+    ),
+    Key(
+        "callbacks.device_stats_monitor.cpu_stats",
+        or_null(BOOL),
+        NULL,
+        "the processor's load too; null: on a CPU",
+        "callbacks=device_stats_monitor",
+    ),
+    Key(
+        "callbacks.timer.duration",
+        DURATION,
+        "00:01:00:00",
+        "stop after this time",
+        "callbacks=timer",
+    ),
+    Key(
+        "callbacks.gradient_accumulation_scheduler.scheduling",
+        Rule(lambda v: isinstance(v, dict), "batches a step by epoch from 0, such as {0:1,4:2}"),
+        {0: 1, 4: 2},
+        "batches per optimizer step from each epoch on, counted from 0",
+        "callbacks=gradient_accumulation_scheduler",
+    ),
+    # logger
+    Key(
+        "logger.wandb.project",
+        STR,
+        "imdb_lightning",
+        "the project on the server",
+        "logger=wandb",
+    ),
+    Key(
+        "logger.wandb.offline",
+        BOOL,
+        True,
+        "write into the run's directory, for `wandb sync`",
+        "logger=wandb",
+    ),
+    Key(
+        "logger.mlflow.experiment_name",
+        STR,
+        "imdb_lightning",
+        "the experiment of the runs",
+        "logger=mlflow",
+    ),
+    Key(
+        "logger.mlflow.tracking_uri",
+        STR,
+        "outputs/mlruns",
+        "a folder, or a server such as http://127.0.0.1:5000",
+        "logger=mlflow",
     ),
     # pretrain
     Key(
@@ -534,12 +605,31 @@ def check_values(cfg: DictConfig) -> list[str]:
         for key in values
         if key.startswith("trainer.") and key.count(".") > 1 and key.rpartition(".")[0] in KEYS
     ]
+    lines += check_components(values)
     if not ("model.layer._target_" in values or "model.cell._target_" in values):
         lines.append("model has neither layer._target_ (PyTorch's) nor cell._target_")
     if "model.cell._target_" in values and "model.implementation" not in values:
         rule = KEYS["model.implementation"].rule
         lines.append(f"model.implementation is missing: it must be {rule.description}")
     return lines + check_combinations(values)
+
+
+def check_components(values: dict[str, Any]) -> list[str]:
+    """A line for each callback or logger that is neither Lightning's nor a class of the user's."""
+    lines = []
+    for group, known in SEVERAL.items():
+        names = {key.split(".")[1] for key in values if key.startswith(f"{group}.")}
+        for name in sorted(names - set(known)):
+            if f"{group}.{name}._target_" in values:
+                continue
+            reason = REFUSED_CALLBACKS.get(name) if group == "callbacks" else None
+            lines.append(
+                f"{group}.{name}: {reason}"
+                if reason
+                else f"{group}.{name}: neither one of Lightning's ({', '.join(known)}) nor a "
+                f"class: {group}.{name}._target_=MODULE.CLASS names one{did_you_mean(name, known)}"
+            )
+    return lines
 
 
 def check_value(key: str, value: Any) -> str:

@@ -26,9 +26,11 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from targets(value, f"{path}[{number}]")
 
 
-def foreign_targets(config: Any) -> list[str]:
-    """The classes in a run's configuration that are neither PyTorch's layers nor cells of ours."""
+def foreign_targets(config: Any) -> list[tuple[str, str]]:
+    """(key, class) of those in a run's configuration that are neither PyTorch's layers nor ours."""
     trusted = {f"model.{kind}._target_": names for kind, names in TRUSTED_TARGETS.items()}
     return [
-        str(value) for path, value in targets(config) if str(value) not in trusted.get(path, ())
+        (path, str(value))
+        for path, value in targets(config)
+        if str(value) not in trusted.get(path, ())
     ]

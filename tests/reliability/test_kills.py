@@ -110,7 +110,7 @@ MOMENTS = {
         Disk((3, 0), 3),
     ),
     "before the end is recorded": (
-        Moment("imdb_lightning.loggers.tensorboard:TensorBoard._add_hparams", after=True),
+        Moment("imdb_lightning.loggers.tensorboard:RunTensorBoard._add_hparams", after=True),
         Disk((3, 0), 3, has_predictions=True),
     ),
 }

@@ -1,0 +1,44 @@
+"""The callbacks of the group `callbacks`: Lightning's by their names, and a user's class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pkgutil import resolve_name
+from typing import Any
+
+import lightning.pytorch.callbacks
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from ..config.components import CALLBACKS
+
+
+# Arguments for which Lightning has no default, or another one.
+# Arguments for which Lightning has no default, or another one.
+OF_OURS = {"early_stopping": {"monitor": "val/acc", "mode": "max"}}
+
+
+def configured_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Of a run. Raises whatever a callback raises for its arguments."""
+    chosen = OmegaConf.to_container(cfg.callbacks, resolve=True)
+    assert isinstance(chosen, dict)
+    found = []
+    for name, given in chosen.items():
+        if name == "early_stopping" and given.get("patience") is None:
+            continue
+        found.append(component("callbacks", str(name), given or {}))
+    return found
+
+
+def component(group: str, name: str, given: Mapping[str, Any]) -> Any:
+    """A callback by its name, or by its class `_target_`, with its arguments."""
+    options = {**OF_OURS.get(name, {}), **given}
+    target = options.pop("_target_", None)
+    if target is not None:
+        make = resolve_name(target)
+    else:
+        make = getattr(lightning.pytorch.callbacks, CALLBACKS[name])
+    made = make(**options)
+    if not isinstance(made, Callback):
+        raise TypeError(f"{target} is no lightning.pytorch.callbacks.Callback")
+    return made

@@ -15,12 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from . import __version__, cli
+from . import cli
 from .config.overrides import CommandLine
 from .config.paths import conf_dir
 from .config.text import quote
 from .plan import CommandLineError, NothingToDoError, make_plan
 from .runtime import signals
+from .runtime.version import __version__
 
 
 PROBE_BYTES = 65_536  # bytes: less than any run writes

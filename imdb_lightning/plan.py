@@ -27,7 +27,7 @@ from .runs import resume
 SYNTHETIC = "data.name=synthetic"
 
 
-class CommandLineError(Exception):
+class CommandLineError(ValueError):
     """The errors of a command line, one line each."""
 
     def __init__(self, *lines: str) -> None:

@@ -105,14 +105,14 @@ def _train(
         trainer = build_trainer(cfg, run, callbacks, [run_logger.history, *loggers.values()])
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
-        resumed.clear()  # the memory of a second set of weights
+            resumed.clear()  # the memory of a second set of weights
 
-        if cfg.test_checkpoint == "best":
-            model.load_state_dict(checkpoint.read_state_dict(run.best))
-        is_of_the_end = model.has_outputs("val") and "validations" not in run_logger.metrics
-        if cfg.test_checkpoint == "best" or not is_of_the_end:
-            trainer.validate(model, datamodule=data, verbose=False)
-        trainer.test(model, datamodule=data, verbose=False)
+            if cfg.test_checkpoint == "best":
+                model.load_state_dict(checkpoint.read_state_dict(run.best))
+            is_of_the_end = model.has_outputs("val") and "validations" not in run_logger.metrics
+            if cfg.test_checkpoint == "best" or not is_of_the_end:
+                trainer.validate(model, datamodule=data, verbose=False)
+            trainer.test(model, datamodule=data, verbose=False)
         return run_logger.metrics
     except BaseException as error:
         if cfg.resume is None or run_logger.has_started:  # else nothing has been written yet

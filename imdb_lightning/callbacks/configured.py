@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.components import CALLBACKS
+from .summary import Summary
 
 
 # Arguments for which Lightning has no default, or another one.
@@ -34,8 +35,11 @@ def component(group: str, name: str, given: Mapping[str, Any]) -> Any:
     """A callback by its name, or by its class `_target_`, with its arguments."""
     options = {**OF_OURS.get(name, {}), **given}
     target = options.pop("_target_", None)
+    make: Any
     if target is not None:
         make = resolve_name(target)
+    elif name == "model_summary":
+        make = Summary
     else:
         make = getattr(lightning.pytorch.callbacks, CALLBACKS[name])
     made = make(**options)

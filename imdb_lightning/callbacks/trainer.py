@@ -18,6 +18,7 @@ from .adversarial import AdversarialTraining
 from .configured import configured_callbacks
 from .ema import EMA
 from .progress import EpochProgressBar
+from .summary import Summary
 
 
 PROFILERS: dict[str, type[Profiler]] = {
@@ -34,7 +35,7 @@ def build_trainer(
     arguments: dict[str, Any] = {**cfg.trainer}
     on_terminal = sys.stdout.isatty()
     shown: dict[str, Any] = {
-        name: on_terminal and arguments.pop(name, True)
+        name: arguments.pop(name, on_terminal)
         for name in ("enable_progress_bar", "enable_model_summary")
     }
     if overfit := arguments.pop("overfit_batches", None):  # Lightning's would replace our sampler
@@ -44,7 +45,7 @@ def build_trainer(
     configured = [
         callback
         for callback in configured_callbacks(cfg)
-        if on_terminal or not isinstance(callback, ProgressBar)
+        if shown["enable_progress_bar"] or not isinstance(callback, ProgressBar)
     ]
     if any(isinstance(callback, ProgressBar) for callback in configured):
         shown["enable_progress_bar"] = True
@@ -52,6 +53,8 @@ def build_trainer(
         configured.append(EpochProgressBar(refresh_rate=10, leave=False))
     if any(isinstance(callback, ModelSummary) for callback in configured):
         shown["enable_model_summary"] = True
+    elif shown["enable_model_summary"]:
+        configured.append(Summary())
     if cfg.optim.adversarial_epsilon is not None:
         configured.append(AdversarialTraining(cfg.optim.adversarial_epsilon))
     if cfg.optim.ema_decay is not None:

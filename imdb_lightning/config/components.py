@@ -34,7 +34,6 @@ LOGGERS = {  # of lightning.pytorch.loggers
     "wandb": "WandbLogger",
     "mlflow": "MLFlowLogger",
     "comet": "CometLogger",
-    "neptune": "NeptuneLogger",
     "lit": "LitLogger",
 }
 # What a component needs beside this project's own requirements.
@@ -45,7 +44,6 @@ PACKAGES = {
     "wandb": ("wandb", "imdb-lightning[wandb]"),
     "mlflow": ("mlflow", "imdb-lightning[mlflow]"),
     "comet": ("comet_ml", "comet-ml"),
-    "neptune": ("neptune", "neptune"),
     "lit": ("litlogger", "litlogger"),
 }
 # Groups of which a run may have several options, as in logger=[tensorboard,csv].

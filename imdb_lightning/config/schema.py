@@ -63,7 +63,7 @@ GROUPS = {
     "callbacks": "default, early_stopping, learning_rate_monitor, model_summary, "
     "rich_progress_bar, device_stats_monitor, timer, gradient_accumulation_scheduler: of "
     "Lightning; several as [a,b]",
-    "logger": "tensorboard (the default), csv, wandb, mlflow, comet, neptune, lit: of Lightning; "
+    "logger": "tensorboard (the default), csv, wandb, mlflow, comet, lit: of Lightning; "
     "several as [a,b]",
     "pretrain": "vectors, for python -m imdb_lightning.pretrain",
     "experiment": "smoke, the grids, report/..., recipes/..., pretrain/...",
@@ -471,8 +471,8 @@ SCHEMA = (
         "validate and test in inference_mode; false: in no_grad",
         added=True,
     ),
-    Key("trainer.enable_progress_bar", BOOL, True, "false: none in a terminal", added=True),
-    Key("trainer.enable_model_summary", BOOL, True, "false: none in a terminal", added=True),
+    Key("trainer.enable_progress_bar", BOOL, NULL, "not set: in a terminal", added=True),
+    Key("trainer.enable_model_summary", BOOL, NULL, "not set: in a terminal", added=True),
     # callbacks
     Key(
         "callbacks.early_stopping.patience",
@@ -584,7 +584,10 @@ REQUIRED = [key.name for key in SCHEMA if not (key.only or key.added)]
 ADDED_KEYS = [key.name for key in SCHEMA if key.added]
 DERIVED_KEYS = ("model.vocab_size", "model.max_length")  # conf/ interpolates them from data
 # How a run is executed: a run's canonical configuration omits these.
-EXECUTION_KEYS = ("resume", "checkpoint.every_minutes", "checkpoint.every_steps")
+EXECUTION_KEYS = (
+    *("resume", "checkpoint.every_minutes", "checkpoint.every_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
+)
 
 
 def check_values(cfg: DictConfig) -> list[str]:

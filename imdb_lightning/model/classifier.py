@@ -13,7 +13,7 @@ from .epoch_outputs import EpochOutputs
 from .losses import LOSSES
 from .network import LAYER_KEYS, Network, layer_factory, logit_difference
 from .optimizers import make_optimizer
-from .schedules import make_schedule, step_plateau
+from .schedules import make_schedule, plateaus
 from .step_graphs import StepGraphs
 
 
@@ -166,7 +166,8 @@ class Classifier(Network, lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_means("train")
-        step_plateau(self.trainer.lr_scheduler_configs, self.metrics("val")["acc"])
+        for plateau in plateaus(self.trainer.lr_scheduler_configs):
+            plateau.step(self.metrics("val")["acc"])
 
     def on_validation_epoch_end(self) -> None:
         self._log_means("val")

@@ -43,15 +43,13 @@ def make_schedule(
         return {"scheduler": StepLR(optimizer, **options), "interval": "epoch"}
     assert name == "reduce_on_plateau", name
     plateau = ReduceLROnPlateau(optimizer, mode="max", **options)
-    # The classifier steps it (step_plateau): Lightning would after the epoch's checkpoint is saved.
+    # The classifier steps it (plateaus): Lightning would after the epoch's checkpoint is saved.
     return {"scheduler": plateau, "interval": "epoch", "frequency": NEVER, "monitor": MONITOR}
 
 
-def step_plateau(configs: Iterable[Any], accuracy: float) -> None:
-    """One epoch of the schedules that wait for a better val accuracy; `configs` are Lightning's."""
-    for config in configs:
-        if isinstance(config.scheduler, ReduceLROnPlateau):
-            config.scheduler.step(accuracy)
+def plateaus(configs: Iterable[Any]) -> list[ReduceLROnPlateau]:
+    """The schedules that wait for a better val accuracy; `configs` are Lightning's."""
+    return [c.scheduler for c in configs if isinstance(c.scheduler, ReduceLROnPlateau)]
 
 
 def one_cycle(progress: float, pct_start: float = 0.3, div_factor: float = 25) -> float:

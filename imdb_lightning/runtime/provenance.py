@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from .. import __version__
+from .version import __version__
 
 
 try:

@@ -43,7 +43,7 @@ def test_the_names_are_lightnings() -> None:
     base = {"callback", "checkpoint", "progress_bar", "base_finetuning", "lambda_callback"}
     unknown = {"throughput_monitor", "spike_detection", "lambda_callback"}
     decided = {*CALLBACKS, *REFUSED_CALLBACKS, *base, *unknown}
-    assert theirs - decided <= {"base_prediction_writer", "tqdm_progress_bar"}, theirs - decided
+    assert theirs - decided <= {"tqdm_progress_bar"}, theirs - decided
     assert {*LOGGERS.values()} == {*lightning.pytorch.loggers.__all__} - {"Logger"}
     assert {*PACKAGES} <= {*CALLBACKS, *LOGGERS}
 
@@ -67,6 +67,16 @@ def test_several_callbacks_at_once(tmp_path: Path) -> None:
         [value for _, value in history["lr"]]
     )
     assert history["lr-Adam"][0][1] > history["lr-Adam"][-1][1]
+
+
+def test_the_summary_names_each_module_and_its_parameters(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        trained(tmp_path, "callbacks=model_summary", "callbacks.model_summary.max_depth=1")
+    lines = [re.sub(" +", " ", record.getMessage()).strip() for record in caplog.records]
+    assert "backbone Backbone 144" in lines
+    assert not any(line.startswith("word_dropout") for line in lines)
 
 
 def test_a_timer_ends_a_run(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The console script imdb-lightning, and its completion in shells."""

@@ -1,0 +1,1 @@
+"""Find hyperparameters before a run."""

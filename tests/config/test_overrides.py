@@ -41,7 +41,15 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("choice", [f"{g}={name}" for g, names in GROUPS.items() for name in names])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        # Every experiment trains a step too, in tests/test_train.py.
+        pytest.param(f"{g}={name}", marks=[pytest.mark.slow] if g == "experiment" else [])
+        for g, names in GROUPS.items()
+        for name in names
+    ],
+)
 def test_every_option_composes_and_is_complete(choice: str) -> None:
     cfg = composed(choice, "hydra.mode=RUN")
     keys = set(flatten(OmegaConf.to_container(cfg, resolve=True)))

@@ -84,8 +84,7 @@ def test_a_logger_that_is_not_chosen_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     options = ("logger=[tensorboard,csv]", "trainer.log_every_n_steps=3")
-    for step in (5, 9, 4):
-        run(tmp_path, *SMALL, *options, moment=Moment(STEP, step))
+    run(tmp_path, *SMALL, *options, moment=Moment(STEP, 17))  # after the checkpoint of step 16
     resumed = run(tmp_path, *SMALL, *options)
     whole = run(tmp_path / "whole", *SMALL, *options)
     assert scalars(resumed) == scalars(whole)

@@ -47,7 +47,11 @@ def generated(cell: Cell, way: type[Interpreter | GraphedLoops] = Interpreter) -
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "ragged"), list(product(CELLS, SIZES, (False, True))), ids=str
+    ("name", "sizes", "ragged"),
+    [
+        pytest.param(*case, marks=[] if case[1] in SIZES[:2] else [pytest.mark.slow], id=str(case))
+        for case in product(CELLS, SIZES, (False, True))
+    ],
 )
 def test_the_interpreted_plan_is_the_loop(
     name: str, sizes: tuple[int, int, int, int], ragged: bool

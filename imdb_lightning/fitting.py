@@ -99,7 +99,10 @@ def fit(*overrides: str, directory: str | Path | None = None, quiet: bool = Fals
     from omegaconf import open_dict
 
     from .runs import storage
-    from .train import train
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, without ipywidgets
+        from .train import train
 
     cfg = line.jobs[0]
     if not quiet and cfg.trainer.get("enable_progress_bar") is None:

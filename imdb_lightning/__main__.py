@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from . import cli
+from .config.identity import names_of_grid
 from .config.overrides import CommandLine
 from .config.paths import conf_dir
 from .config.text import quote
@@ -101,7 +102,8 @@ def run_grid(line: CommandLine, arguments: Sequence[str]) -> NoReturn:
     kept = [text for text in arguments if not text.startswith("hydra.sweep.dir=")]
     os.environ[GRID_SIZE] = str(len(jobs))
     try:
-        run_jobs([*kept, f"hydra.sweep.dir={quote(str(sweep.path))}"])
+        with names_of_grid(line.swept_keys):
+            run_jobs([*kept, f"hydra.sweep.dir={quote(str(sweep.path))}"])
     finally:
         print(*sweep.summary(), sep="\n", flush=True)
     sys.exit(0 if sweep.done() == len(jobs) else cli.FAILED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 class FittedRun:
     """A finished run, of `fit` or of the command line, in its directory `path`."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises ValueError if there is no finished run in `path`."""
+    def __init__(self, path: str | Path, trust: bool = False) -> None:
+        """`trust` allows `model` to run the code of a cell from elsewhere.
+
+        Raises ValueError if there is no finished run in `path`.
+        """
         from .runs.run import Run
 
         self.path = Path(path)
+        self.trust = trust
         if Run(self.path).status != "done":
             raise ValueError(f"{path}: no finished run")
 
@@ -60,10 +65,10 @@ class FittedRun:
 
     @cached_property
     def model(self) -> Predictor:
-        """The model that has been tested. It may run the code of a cell of your own again."""
+        """The model that has been tested."""
         from .inference import load
 
-        return load(self.path, trust=True)
+        return load(self.path, self.trust)
 
     def __repr__(self) -> str:
         m = self.metrics
@@ -82,7 +87,8 @@ class FittedRun:
 def fit(*overrides: str, directory: str | Path | None = None, quiet: bool = False) -> FittedRun:
     """Train and test one run, as `python -m imdb_lightning *overrides` does.
 
-    It is kept in `directory`, by default in outputs/. `quiet`: no progress bar and no lines. Raises
+    It is kept in `directory`, by default in outputs/. `quiet`: no progress bar, in a
+    terminal or a notebook, and no lines. Raises
     CommandLineError, a ValueError, for wrong overrides, and what `train.train` raises.
     """
     given = [resume.quote_path_override(text) for text in overrides]
@@ -105,7 +111,8 @@ def fit(*overrides: str, directory: str | Path | None = None, quiet: bool = Fals
         from .train import train
 
     cfg = line.jobs[0]
-    if not quiet and cfg.trainer.get("enable_progress_bar") is None:
+    in_notebook = "ipykernel" in sys.modules
+    if in_notebook and not quiet and cfg.trainer.get("enable_progress_bar") is None:
         with open_dict(cfg):
             cfg.trainer.enable_progress_bar = True
     path = Path(line.directory)
@@ -114,14 +121,14 @@ def fit(*overrides: str, directory: str | Path | None = None, quiet: bool = Fals
     own = [text for text in line.overrides if not text.startswith("hydra.")]
     kept = json.dumps(own, ensure_ascii=False)
     storage.atomic_write(path / ".hydra" / "overrides.yaml", kept.encode())
-    return FittedRun(path)
+    return FittedRun(path, trust=True)  # its code has just been run
 
 
 @contextmanager
 def _lines(quiet: bool) -> Iterator[None]:
     """The lines of a run on standard output, unless the caller has configured logging."""
     logger = logging.getLogger("imdb_lightning")
-    level, handler = logger.level, None
+    level, handler, propagate = logger.level, None, logger.propagate
     if quiet:
         logger.setLevel(logging.ERROR)
     elif not (logging.getLogger().handlers or logger.handlers):
@@ -129,9 +136,11 @@ def _lines(quiet: bool) -> Iterator[None]:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
+        logger.propagate = False  # other packages give the root logger a handler meanwhile
     try:
         yield
     finally:
         logger.setLevel(level)
+        logger.propagate = propagate
         if handler is not None:
             logger.removeHandler(handler)

@@ -177,13 +177,21 @@ def _find_run(line: CommandLine, given: Sequence[str]) -> Path | None:
     return next(iter(resume.find_resumable(directory.parent, line.jobs[0])), None)
 
 
+def _names(override: str, key: str, name: str) -> bool:
+    """True if an override sets `key`, or what it is a part of, to the class `name`."""
+    own = resume.override_key(override)
+    return name in override and (key == own or key.startswith(f"{own}."))
+
+
 def _check_consent(
-    path: Path, cfg: DictConfig, given: Sequence[str], config_dir: str | None
+    path: Path, cfg: DictConfig, given: Sequence[str], kept: Sequence[str], config_dir: str | None
 ) -> None:
     """Raises CommandLineError if the run in `path` has third-party code that is not named here."""
     found = foreign_targets(OmegaConf.to_container(cfg, resolve=True))
-    unnamed = [pair for pair in found if not any(pair[1] in text for text in given)]
-    if unnamed and config_dir is None:
+    unnamed = [pair for pair in found if not any(_names(text, *pair) for text in given)]
+    if config_dir is not None:  # what its files name is named by the user
+        unnamed = [pair for pair in unnamed if any(pair[1] in text for text in kept)]
+    if unnamed:
         where, name = unnamed[0]
         raise CommandLineError(
             f"resume={path}: {name} is not part of imdb_lightning; add {where}={name} to run its "
@@ -201,7 +209,8 @@ def _plan_resume(
         line = check_command_line(overrides, False, config_dir)
         if line.errors:
             raise CommandLineError(*line.errors, *resume.hint_config_dir(path, config_dir))
-        _check_consent(path, line.jobs[0], given, config_dir)
+        kept = [text for text in overrides if text not in given]
+        _check_consent(path, line.jobs[0], given, kept, config_dir)
         resume.check_resumable(path, line.jobs[0])
     except resume.ResumeError as error:
         raise CommandLineError(*error.args) from None
@@ -210,4 +219,4 @@ def _plan_resume(
         raise NothingToDoError(f"{path} is done{more}")
     check_jobs(line, may_fall_back=False)
     here = [f"hydra.run.dir={quote(str(path))}", "hydra.output_subdir=null"]
-    return Plan([*flags, *overrides, *here], path)
+    return Plan([*flags, *line.overrides, *here], path)

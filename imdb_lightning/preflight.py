@@ -96,7 +96,8 @@ def _wrong_arguments(group: str, name: str, given: dict[str, Any]) -> list[str]:
     import inspect
 
     import lightning.pytorch  # late: it takes seconds
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from torch.utils.tensorboard import SummaryWriter
 
     from .callbacks.configured import component
 
@@ -104,10 +105,15 @@ def _wrong_arguments(group: str, name: str, given: dict[str, Any]) -> list[str]:
         if group == "callbacks":
             component(group, name, given)  # a logger could create files
         else:
-            inspect.signature(getattr(lightning.pytorch.loggers, LOGGERS[name])).bind_partial(
-                **given
-            )
-    except (TypeError, ValueError, ImportError, AttributeError, MisconfigurationException) as error:
+            own = set(inspect.signature(TensorBoardLogger.__init__).parameters)
+            if name == "tensorboard":  # the rest of its arguments are the writer's
+                given = {k: v for k, v in given.items() if k not in own}
+                inspect.signature(SummaryWriter).bind_partial(**given)
+            else:
+                inspect.signature(getattr(lightning.pytorch.loggers, LOGGERS[name])).bind_partial(
+                    **given
+                )
+    except Exception as error:  # noqa: BLE001  third-party code may raise anything
         return [f"{group}.{name}: {one_line(error)}"]
     return []
 

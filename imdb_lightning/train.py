@@ -17,7 +17,7 @@ from .callbacks.run_logger import RunLogger
 from .callbacks.test_report import TestReport
 from .callbacks.trainer import build_trainer
 from .data.datamodule import ReviewDataModule
-from .loggers.build import build_loggers
+from .loggers.build import build_loggers, close
 from .model.classifier import Classifier
 from .runs import checkpoint, resume, storage
 from .runs.run import Run
@@ -109,8 +109,7 @@ def _train(
 
             if cfg.test_checkpoint == "best":
                 model.load_state_dict(checkpoint.read_state_dict(run.best))
-            is_of_the_end = model.has_outputs("val") and "validations" not in run_logger.metrics
-            if cfg.test_checkpoint == "best" or not is_of_the_end:
+            if cfg.test_checkpoint == "best" or not model.has_outputs("val"):
                 trainer.validate(model, datamodule=data, verbose=False)
             trainer.test(model, datamodule=data, verbose=False)
         return run_logger.metrics
@@ -118,3 +117,5 @@ def _train(
         if cfg.resume is None or run_logger.has_started:  # else nothing has been written yet
             run_logger.on_run_failed(error)
         raise
+    finally:
+        close(run_logger.loggers)

@@ -31,8 +31,9 @@ MODULES = {  # the commands with a parser of their own
     "report": "report.__main__",
     "bench": "bench.__main__",
     "kernel": "kernel",
+    "tune": "tune.__main__",
 }
-OTHERS = {"make", "pip", "export", "wait"}  # and what a shell does
+OTHERS = {"make", "pip", "export", "wait", "eval"}  # and what a shell does
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -46,7 +47,11 @@ def commands(page: Path) -> list[list[str]]:
         for line in block.splitlines():
             line = re.sub(r"^(\(|time |\w+=\S+ )+", "", line.strip()).removesuffix(") &")
             if line and not line.startswith("#"):
-                found.append(shlex.split(line, comments=True))
+                words = shlex.split(line, comments=True)
+                if words[0] == "imdb-lightning":  # the console script
+                    name = "" if words[1] == "train" else f".{words[1]}"
+                    words = ["python", "-m", f"imdb_lightning{name}", *words[2:]]
+                found.append(words)
     return found
 
 

@@ -39,6 +39,35 @@ def test_a_run_stops_after_max_steps_and_is_validated_and_tested(tmp_path: Path)
     assert rows == []  # at the end of an epoch
 
 
+def test_max_steps_end_a_run_before_min_epochs(tmp_path: Path) -> None:
+    metrics = trained(tmp_path, "trainer.max_steps=5", "trainer.min_epochs=2")
+    assert metrics["status"] == "done" and metrics["epochs"][0]["batches"] == 5
+    assert metrics["val/acc"] == metrics["epochs"][0]["val/acc"]
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("trainer.val_check_interval=30", "an epoch has 8 batches"),
+        ("trainer.limit_test_batches=0.1", "0.1 of 2 batches of test is none"),
+        ("trainer.overfit_batches=0.01", "0.01 of 8 batches of train is none"),
+    ],
+)
+def test_a_part_without_a_batch_is_one_line_before_the_first_step(
+    override: str, line: str, tmp_path: Path
+) -> None:
+    assert command(tmp_path, *TINY, override, "hydra.run.dir=run") == 1
+    output = output_of(tmp_path)
+    assert line in output and "Traceback" not in output and "epoch 1" not in output
+
+
+def test_a_validation_within_an_epoch_changes_no_training(tmp_path: Path) -> None:
+    one = trained(tmp_path / "1", "model.dropout=0.5")
+    two = trained(tmp_path / "2", "model.dropout=0.5", "trainer.val_check_interval=3")
+    assert [e["train/loss"] for e in one["epochs"]] == [e["train/loss"] for e in two["epochs"]]
+    assert one["test/loss"] == two["test/loss"]
+
+
 def test_a_run_stops_after_max_time(tmp_path: Path) -> None:
     started = time.monotonic()
     metrics = trained(tmp_path, "trainer.max_time=00:00:00:01", "trainer.max_epochs=1000000")
@@ -53,7 +82,7 @@ def test_min_epochs_come_before_early_stopping(tmp_path: Path) -> None:
     assert len(trained(tmp_path / "3", *still, f"trainer.min_steps={3 * BATCHES}")["epochs"]) == 3
 
 
-@pytest.mark.parametrize(("interval", "steps"), [("0.5", [4, 8]), ("3", [3, 6]), ("1.0", [])])
+@pytest.mark.parametrize(("interval", "steps"), [("0.5", [4, 8]), ("3", [3, 6, 8]), ("1.0", [])])
 def test_validation_within_an_epoch(interval: str, steps: list[int], tmp_path: Path) -> None:
     metrics = trained(tmp_path, f"trainer.val_check_interval={interval}", "trainer.max_epochs=2")
     found = metrics.get("validations", [])

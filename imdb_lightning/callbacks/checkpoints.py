@@ -109,6 +109,8 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, model: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.should_stop:  # then Lightning logs this step, whichever it is
+            model.log_scalars(outputs["loss"], trainer.optimizers[0])
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         # After its last batch an epoch is validated first; within a step there are gradients.
         if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
@@ -120,7 +122,7 @@ class RunCheckpoint(Checkpoint):
         due = due or bool(self.every_steps and done % self.every_steps == 0)
         if signals.requested or due:
             epoch, step = trainer.current_epoch, trainer.global_step
-            progress = TrainingProgress(epoch, done, step, False)
+            progress = TrainingProgress(epoch, done, step, trainer.should_stop)
             assert trainer.val_check_batch is not None
             if done % trainer.val_check_batch == 0:  # a validation is next, and part of the state
                 self.after_validation = progress

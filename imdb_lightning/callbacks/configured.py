@@ -21,11 +21,11 @@ OF_OURS = {"early_stopping": {"monitor": "val/acc", "mode": "max"}}
 
 def configured_callbacks(cfg: DictConfig) -> list[Callback]:
     """Of a run. Raises whatever a callback raises for its arguments."""
-    chosen = OmegaConf.to_container(cfg.callbacks, resolve=True)
+    chosen = OmegaConf.to_container(cfg.get("callbacks") or OmegaConf.create(), resolve=True)
     assert isinstance(chosen, dict)
     found = []
     for name, given in chosen.items():
-        if name == "early_stopping" and given.get("patience") is None:
+        if name == "early_stopping" and (given or {}).get("patience") is None:
             continue
         found.append(component("callbacks", str(name), given or {}))
     return found
@@ -42,7 +42,6 @@ def component(group: str, name: str, given: Mapping[str, Any]) -> Any:
         make = Summary
     else:
         make = getattr(lightning.pytorch.callbacks, CALLBACKS[name])
-    made = make(**options)
-    if not isinstance(made, Callback):
+    if not (isinstance(make, type) and issubclass(make, Callback)):
         raise TypeError(f"{target} is no lightning.pytorch.callbacks.Callback")
-    return made
+    return make(**options)

@@ -44,8 +44,6 @@ class TestReport(Callback):
             "test/acc": test.accuracy,
             "test/loss": test.loss,
         }
-        if "validations" in metrics:  # the last one of those may have been within the epoch
-            metrics |= {"val/acc": val.accuracy, "val/loss": val.loss}
         predictions.write(self.run.predictions, {"val": val, "test": test})
         curves = figures.learning_curves(metrics)
         storage.atomic_write(self.run.curves, figures.png(curves))

@@ -14,6 +14,10 @@ CALLBACKS = {  # of lightning.pytorch.callbacks
     "timer": "Timer",
     "gradient_accumulation_scheduler": "GradientAccumulationScheduler",
 }
+OBSERVERS = (  # of these, those that change no result
+    *("learning_rate_monitor", "model_summary", "rich_model_summary", "rich_progress_bar"),
+    *("tqdm_progress_bar", "device_stats_monitor"),
+)
 AVERAGE = "its average would not be resumed bit for bit; optim.ema_decay=0.999 averages the weights"
 REFUSED_CALLBACKS = {
     "stochastic_weight_avg": AVERAGE,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from .components import OBSERVERS
 from .schema import EXECUTION_KEYS, flatten
 
 
@@ -39,9 +42,9 @@ EMBEDDING_KEYS = ("data.vocab_size", "model.embedding_size")
 def canonical_config(cfg: DictConfig) -> dict[str, Any]:
     """The configuration that defines a run: flat, without what only concerns this machine."""
     own = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in ("hydra", "logger")])
-    return without(
-        flatten(OmegaConf.to_container(own, resolve=True)), *MACHINE_KEYS, *EXECUTION_KEYS
-    )
+    values = flatten(OmegaConf.to_container(own, resolve=True))
+    shows = [key for key in values if key.startswith(tuple(f"callbacks.{n}." for n in OBSERVERS))]
+    return without(values, *MACHINE_KEYS, *EXECUTION_KEYS, *shows)
 
 
 def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -75,11 +78,28 @@ def differences(
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b and key not in ignore}
 
 
+SWEPT = "IMDB_LIGHTNING_SWEPT"  # the keys of the grid that is being run, also for its processes
+
+
+@contextmanager
+def names_of_grid(swept: Sequence[str]) -> Iterator[None]:
+    """Within it, `run_name` knows what is swept; so do processes that are started."""
+    before = os.environ.get(SWEPT)
+    os.environ[SWEPT] = ",".join(swept)
+    try:
+        yield
+    finally:
+        os.environ.pop(SWEPT)
+        if before is not None:
+            os.environ[SWEPT] = before
+
+
 def run_name(overrides: str, dataset: str) -> str:
-    """A directory name for one job of a grid: its overrides, readable and safe.
+    """A directory name for one job of a grid: its overrides, those that are swept first.
 
     Two sets of overrides never share a name: where a character is replaced, a hash is added.
     """
+    overrides = swept_first(overrides, os.environ.get(SWEPT, ""))
     readable = overrides.replace("experiment=", "").replace("/", "-").replace("++", "") or "default"
     name = re.sub(r"[^\w=,.+-]", "_", readable)
     if name != readable or len(name) > 150:
@@ -87,6 +107,15 @@ def run_name(overrides: str, dataset: str) -> str:
     if dataset == "synthetic" and "synthetic" not in name:
         name += ",synthetic"
     return name
+
+
+def swept_first(overrides: str, swept: str) -> str:
+    """The overrides of a job: the experiment, the keys in `swept` in their order, the others."""
+    keys = ["experiment", *swept.split(",")]
+    texts = re.split(r",(?=[+~]*[\w./@]+=)", overrides)
+    place = {text: text.lstrip("+").partition("=")[0] for text in texts}
+    rank = {key: number for number, key in enumerate(keys)}
+    return ",".join(sorted(texts, key=lambda text: rank.get(place[text], len(keys))))
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)

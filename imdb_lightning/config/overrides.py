@@ -10,7 +10,7 @@ import copy
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from .components import REFUSED_CALLBACKS, SEVERAL
+from .components import LOGGERS, REFUSED_CALLBACKS, SEVERAL
+from .identity import names_of_grid
 from .paths import absolute_path, conf_dir
 from .rules import integer, number, or_null
 from .schema import ADDED_KEYS, KEYS, REFUSED_ARGUMENTS, check_values, flatten
@@ -59,6 +60,7 @@ class CommandLine(NamedTuple):
     names: list[str]  # of a grid, the directories of `jobs`
     directory: str  # of the run or the grid
     sweep_named: bool  # True if the grid's directory has a name instead of the time
+    swept_keys: Sequence[str] = ()  # of a grid, in the order of the command line
 
 
 def check_command_line(
@@ -129,6 +131,8 @@ def check_command_line(
         if line.multirun:
             line.naming.append(_naming(parsed, params is not None, named))
         base_of = cache(_base)  # a large grid has few choices of groups
+        swept = [axis[0].partition("=")[0].lstrip("+") for axis in axes if len(axis) > 1]
+        line = line._replace(swept_keys=swept)
         for choices in product(*axes):
             job = parser.parse_overrides(list(choices))
             wrong, cfg = _check_job(job, groups, [*search, *line.naming], base_of)
@@ -136,7 +140,8 @@ def check_command_line(
             if cfg is not None:
                 line.jobs.append(cfg)
                 if line.multirun:
-                    line.names.append(str(cfg.hydra.sweep.subdir))
+                    with names_of_grid(swept):
+                        line.names.append(str(cfg.hydra.sweep.subdir))
                 where = cfg.hydra.sweep if line.multirun else cfg.hydra.run
                 line = line._replace(directory=absolute_path(where.dir))
                 with open_dict(cfg):
@@ -294,8 +299,9 @@ def _check_job(
     except (HydraException, OmegaConfBaseException) as error:
         return [*errors, one_line(error)], None
     right = []
+    loggers = _chosen_loggers(chosen, known)
     for override in values:
-        wrong = _wrong_key(override, known, groups)
+        wrong = _wrong_key(override, known, groups) or _wrong_logger(override, loggers)
         right += [] if wrong else [override]
         errors += [wrong] if wrong else []
     try:
@@ -307,6 +313,23 @@ def _check_job(
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         return [*errors, one_line(error)], None
     return errors, cfg
+
+
+def _chosen_loggers(chosen: Sequence[str], known: Mapping[str, Any]) -> set[str]:
+    """The names of the loggers that a job has, by its choices and its files."""
+    names = {key.split(".")[1] for key in known if key.startswith("logger.")}
+    given = [text.partition("=")[2] for text in chosen if text.startswith("logger=")]
+    return names | set(re.findall(r"\w+", given[-1] if given else "tensorboard"))
+
+
+def _wrong_logger(override: Override, loggers: set[str]) -> str | None:
+    """An argument alone does not choose a logger: that could report to a server."""
+    group, _, rest = override.key_or_group.partition(".")
+    name = rest.split(".")[0]
+    if group != "logger" or not rest or name in loggers or name not in LOGGERS:
+        return None
+    text = str(override.input_line).lstrip("+")
+    return f"{text}: needs logger={name}, or several as logger=[tensorboard,{name}]"
 
 
 def _wrong_choice(override: Override, options: list[str]) -> str | None:
@@ -330,7 +353,9 @@ def _wrong_name(group: str, choice: Any, options: list[str]) -> str:
         return f"{group}={choice}: {REFUSED_CALLBACKS[choice]}"
     shown = dict.fromkeys(re.sub("/.*", "/...", option) for option in options)
     hint = did_you_mean(str(choice), options)
-    return f"{group}={choice}: {group} must be one of {', '.join(shown)}{hint}"
+    choice = "null" if choice is None else choice
+    none = f", or none: '{group}=[]'" if group in SEVERAL else ""
+    return f"{group}={choice}: {group} must be one of {', '.join(shown)}{none}{hint}"
 
 
 def _wrong_key(
@@ -343,6 +368,8 @@ def _wrong_key(
     if override.is_delete():
         return f"{line}: no key can be removed"
     is_known = key in known or any(name.startswith(f"{key}.") for name in known)
+    if key in ("optim.name", "schedule.name"):
+        return f"{line}: write {key.removesuffix('.name')}={override.get_value_element_as_str()}"
     if is_known and override.is_add():
         return f"{line}: {key} already exists; drop the +"
     adds = override.is_add() or override.is_force_add()

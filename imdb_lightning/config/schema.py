@@ -434,7 +434,8 @@ SCHEMA = (
         "trainer.val_check_interval",
         BATCHES,
         1.0,
-        "validate this often within an epoch: every so many batches, or part of an epoch",
+        "validate this often within an epoch: every so many batches, or part of an epoch; "
+        "best.ckpt is still that of an epoch's end",
         added=True,
     ),
     Key("trainer.limit_train_batches", BATCHES, 1.0, "part of train", added=True),
@@ -459,7 +460,7 @@ SCHEMA = (
         "trainer.profiler",
         one_of("simple", "advanced", "pytorch"),
         NULL,
-        "write where the time goes into the run's directory, as profile-*.txt",
+        "write where the time goes into the run's directory, as fit-profile.txt",
         added=True,
     ),
     Key("trainer.detect_anomaly", BOOL, False, "find the operation behind a NaN", added=True),
@@ -478,8 +479,15 @@ SCHEMA = (
         "callbacks.early_stopping.patience",
         or_null(integer(1)),
         NULL,
-        "stop after this many epochs without a better val/acc; null: never",
+        "stop after this many epochs (validations) without a better val/acc; null: never",
         "callbacks=default, early_stopping",
+    ),
+    Key(
+        "callbacks.early_stopping.monitor",
+        one_of("val/acc", "val/loss", "train/acc", "train/loss"),
+        "val/acc",
+        "what must get better",
+        added=True,
     ),
     Key(
         "callbacks.learning_rate_monitor.logging_interval",
@@ -512,9 +520,9 @@ SCHEMA = (
     Key(
         "callbacks.gradient_accumulation_scheduler.scheduling",
         Rule(lambda v: isinstance(v, dict), "batches a step by epoch from 0, such as {0:1,4:2}"),
-        {0: 1, 4: 2},
+        NULL,
         "batches per optimizer step from each epoch on, counted from 0",
-        "callbacks=gradient_accumulation_scheduler",
+        added=True,
     ),
     # logger
     Key(
@@ -587,6 +595,7 @@ DERIVED_KEYS = ("model.vocab_size", "model.max_length")  # conf/ interpolates th
 EXECUTION_KEYS = (
     *("resume", "checkpoint.every_minutes", "checkpoint.every_steps"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary"),
+    *("trainer.log_every_n_steps", "trainer.profiler"),
 )
 
 
@@ -623,14 +632,16 @@ def check_components(values: dict[str, Any]) -> list[str]:
     for group, known in SEVERAL.items():
         names = {key.split(".")[1] for key in values if key.startswith(f"{group}.")}
         for name in sorted(names - set(known)):
-            if f"{group}.{name}._target_" in values:
+            if f"{group}.{name}._target_" in values and group == "callbacks":
                 continue
             reason = REFUSED_CALLBACKS.get(name) if group == "callbacks" else None
             lines.append(
                 f"{group}.{name}: {reason}"
                 if reason
-                else f"{group}.{name}: neither one of Lightning's ({', '.join(known)}) nor a "
-                f"class: {group}.{name}._target_=MODULE.CLASS names one{did_you_mean(name, known)}"
+                else f"{group}.{name}: not one of Lightning's ({', '.join(known)})"
+                + f", and callbacks.{name}._target_=MODULE.CLASS names no class"
+                * (group == "callbacks")
+                + did_you_mean(name, known)
             )
     return lines
 
@@ -678,6 +689,34 @@ def check_combinations(values: dict[str, Any]) -> list[str]:
             "optim.adversarial_epsilon cannot be combined with trainer.precision=16-mixed; use "
             "bf16-mixed"
         )
+    if values.get("trainer.gradient_clip_algorithm") and not values.get(
+        "trainer.gradient_clip_val"
+    ):
+        lines.append("trainer.gradient_clip_algorithm needs trainer.gradient_clip_val")
+    least, most = values.get("trainer.min_epochs"), values.get("trainer.max_epochs")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        lines.append(f"trainer.min_epochs={least}: is more than trainer.max_epochs={most}")
+    if any(key.startswith("callbacks.gradient_accumulation_scheduler.") for key in values):
+        schedule = values.get("schedule.name")
+        if values.get("trainer.accumulate_grad_batches", 1) != 1:
+            lines.append(
+                "trainer.accumulate_grad_batches cannot be combined with "
+                "callbacks=gradient_accumulation_scheduler"
+            )
+        if schedule in ("one_cycle", "cosine"):
+            lines.append(
+                f"schedule={schedule} needs the number of steps, which "
+                "callbacks=gradient_accumulation_scheduler changes; choose another schedule"
+            )
+    stopping = [key for key in values if key.startswith("callbacks.early_stopping.")]
+    if len(stopping) > 1 and values.get("callbacks.early_stopping.patience") is None:
+        lines.append(
+            "callbacks.early_stopping needs a patience: callbacks.early_stopping.patience=3"
+        )
+    for name in ("tensorboard", "csv"):
+        for key in ("save_dir", "name", "version"):
+            if f"logger.{name}.{key}" in values:
+                lines.append(f"logger.{name}.{key}: it writes into the run's directory; omit it")
     if values.get("trainer.benchmark") and values.get("trainer.deterministic") is True:
         lines.append("trainer.benchmark=true needs trainer.deterministic=false")
     devices = values.get("trainer.devices")

@@ -27,8 +27,11 @@ def build_loggers(cfg: DictConfig, run: Run, ids: Mapping[str, str]) -> dict[str
 
     Raises ImportError where a package is missing, and whatever a logger raises for its arguments.
     """
-    chosen: dict[str, Any] = OmegaConf.to_container(cfg.logger, resolve=True)  # type: ignore[assignment]
-    return {name: _build(name, dict(given), cfg, run, ids) for name, given in chosen.items()}
+    chosen = OmegaConf.to_container(cfg.get("logger") or OmegaConf.create(), resolve=True)
+    assert isinstance(chosen, dict)
+    return {
+        str(name): _build(str(name), dict(given), cfg, run, ids) for name, given in chosen.items()
+    }
 
 
 def _build(
@@ -70,7 +73,8 @@ def start(loggers: Mapping[str, Logger], history: History, cfg: DictConfig, data
         if isinstance(logger, RunTensorBoard):
             logger.start(history.scalars, dataset)
             continue
-        logger.log_hyperparams(hyperparameters(cfg))
+        if cfg.resume is None or isinstance(logger, CSVLogger):  # mlflow takes them once
+            logger.log_hyperparams(hyperparameters(cfg))
         if isinstance(logger, CSVLogger):
             for step, _, values in history.scalars:
                 logger.log_metrics(dict(values), step)
@@ -95,3 +99,11 @@ def add_test(
                 file = f"{name.replace('/', '_').replace(' ', '_')}.png"
                 logger.experiment.log_figure(logger.run_id, figure, file)
         logger.save()
+
+
+def close(loggers: Mapping[str, Logger]) -> None:
+    """At the end of a run: a later one in this process is another record."""
+    if any(isinstance(logger, WandbLogger) for logger in loggers.values()):
+        import wandb
+
+        wandb.finish()

@@ -44,6 +44,8 @@ class History(Logger):
         connector = trainer._logger_connector
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         names = {n for entry in self.scalars if entry.step == step for n in entry.values}
+        if trainer.validating:  # after a validation within the epoch: that is logged already
+            return found
         if within_epoch and (not connector.should_update_logs or "train/loss_step" in names):
             return found
         if not within_epoch:

@@ -46,11 +46,14 @@ class RunTensorBoard(TensorBoardLogger):
         """The scalars so far, in a new file; then the old one goes."""
         self.writer.add_text("dataset", dataset)
         for step, when, values in scalars:
-            for name, value in values.items():
+            for name, value in without_epoch(values).items():
                 self.writer.add_scalar(name, value, step, walltime=when)
         self.writer.flush()
         for file in self.old:
             file.unlink(missing_ok=True)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics(without_epoch(metrics), step)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """At the end of the run, by `add_test`."""
@@ -84,6 +87,11 @@ class RunTensorBoard(TensorBoardLogger):
         _, *session = hparams(self.hyperparameters, {name: metrics[name] for name in SHOWN})
         for summary in session:
             self.writer.file_writer.add_summary(summary)
+
+
+def without_epoch(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Lightning adds the epoch to all that is logged: the first chart would be a staircase."""
+    return {name: value for name, value in metrics.items() if name != "epoch"}
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:

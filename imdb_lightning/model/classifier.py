@@ -58,6 +58,7 @@ class Classifier(Network, lightning.LightningModule):
         self.schedule = dict(schedule or {"name": "constant"})
         self.pretrained_names = frozenset(pretrained or ())
         self.step_graphs = StepGraphs()
+        self.loss_of_step = torch.empty(())
         self._outputs = {stage: EpochOutputs() for stage in ("train", "val", "test")}
         self.soft_labels_N: Tensor | None
         self.register_buffer("soft_labels_N", soft_labels_N, persistent=False)
@@ -99,11 +100,10 @@ class Classifier(Network, lightning.LightningModule):
             if found is not None:
                 loss, loss_B, logit_B = found
                 self._outputs["train"].add(loss_B, logit_B, *batch[2:])
-                self._log_step("train/loss_step", loss)
+                self.loss_of_step = loss
                 return loss
-        loss = self._step(batch, "train")
-        self._log_step("train/loss_step", loss)
-        return loss
+        self.loss_of_step = self._step(batch, "train")
+        return self.loss_of_step
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self._step(batch, "val")
@@ -117,22 +117,21 @@ class Classifier(Network, lightning.LightningModule):
         return loss_B.mean()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._is_logged_step():
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self._log_step("grad_norm", torch.nn.utils.get_total_norm(gradients))
-            for name, group in zip(("lr", "lr_pretrained"), optimizer.param_groups, strict=False):
-                self._log_step(name, group["lr"])
-
-    def _is_logged_step(self) -> bool:
-        """True every `log_every_n_steps`: scalars of other steps would be computed for nothing."""
+        # Every `log_every_n_steps`: scalars of other steps would be computed for nothing.
         trainer = self._trainer
-        if trainer is None or not trainer.loggers:
-            return False
-        return trainer._logger_connector.should_update_logs
+        if trainer is not None and trainer.loggers and trainer._logger_connector.should_update_logs:
+            self.log_scalars(self.loss_of_step, optimizer)
 
-    def _log_step(self, name: str, value: Tensor | float) -> None:
-        if self._is_logged_step():
-            self.log(name, value, on_step=True, on_epoch=False, batch_size=1)
+    def log_scalars(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Loss, gradient norm and learning rate of the step that is being taken."""
+        if not self.trainer.loggers:
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        scalars: dict[str, Any] = {"train/loss_step": loss.detach()}
+        scalars["grad_norm"] = torch.nn.utils.get_total_norm(gradients)
+        for name, group in zip(("lr", "lr_pretrained"), optimizer.param_groups, strict=False):
+            scalars[name] = group["lr"]
+        self.log_dict(scalars, on_step=True, on_epoch=False, batch_size=1)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Nats (B,) and logit difference (B,), which carries no gradient."""

@@ -48,10 +48,11 @@ class ResumeError(Exception):
 # Overrides
 
 
-def resume_overrides(path: Path, given: Sequence[str]) -> list[str]:
+def resume_overrides(path: Path, given: Sequence[str], any_logger: bool = False) -> list[str]:
     """The overrides of the run in `path`, followed by those that are `given` now.
 
-    Raises ResumeError if there is no run.
+    Raises ResumeError if there is no run, or it logs elsewhere and `given` does not repeat that;
+    `any_logger` omits the second.
     """
     if not path.is_dir():
         what = "a file; give the run's directory" if path.exists() else "no such directory"
@@ -74,10 +75,27 @@ def resume_overrides(path: Path, given: Sequence[str]) -> list[str]:
     # Where encoded reviews are cached is this command's choice: the run's directory writes nowhere.
     replaced = {override_key(text) for text in [*given, *here, RESUMABLE_KEY, "data.cache_dir"]}
     kept = [text for text in original if override_key(text) not in replaced]
+    if any(_group(text) == "logger" for text in given):
+        kept = [text for text in kept if _group(text) != "logger"]
+    elsewhere = [text for text in kept if _group(text) == "logger" and not _logs_here(text)]
+    if elsewhere and not any_logger:
+        raise ResumeError(
+            f"resume={path}: its {elsewhere[0]} reports elsewhere; give its logger again, or another"
+        )
     looked_up = next((text for text in kept if "${" in text), None)
     if looked_up is not None:
         raise ResumeError(f"resume={path}: its override {looked_up} is evaluated: give it again")
     return [*kept, f"{RESUMABLE_KEY}={epochs}", *given, *here]
+
+
+def _group(override: str) -> str:
+    return override_key(override).split(".")[0]
+
+
+def _logs_here(override: str) -> bool:
+    """True if it concerns loggers that write into the run's directory alone."""
+    names = override_key(override).split(".")[1:2] or re.findall(r"\w+", override.split("=", 1)[1])
+    return set(names) <= {"tensorboard", "csv"}
 
 
 def override_key(override: str) -> str:
@@ -165,7 +183,7 @@ def find_resumable(folder: Path, wanted: DictConfig) -> list[Path]:
         try:
             same = config_hash(run.config) == config_hash(wanted)
             if same and run.status != "done" and not run.diverged and not is_locked(run.path):
-                resume_overrides(run.path, [])
+                resume_overrides(run.path, [], any_logger=True)
                 found.append((file.stat().st_mtime, run.path))
         except (*READ_ERRORS, ResumeError):
             continue  # no run, or one that cannot be resumed
@@ -234,6 +252,8 @@ def log_position(resumed: Mapping[str, Any] | None, now: Mapping[str, str]) -> N
     if others:
         lines = ", ".join(f"{name} {a}, now {b}" for name, (a, b) in others.items())
         log.warning("started with %s: %s", lines, NOT_BITWISE)
+    if resumed["progress"]["stopped"]:
+        log.info("the run has been stopped before its last epoch: it is tested, not trained")
     epoch, batch = resumed["progress"]["epoch"], resumed["progress"]["batch"]
     if batch:
         log.info("resuming in epoch %d, after %d of its batches", epoch + 1, batch)

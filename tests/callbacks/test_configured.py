@@ -27,6 +27,7 @@ from tests.reliability.processes import SMALL, Moment, differences
 
 STEP = "imdb_lightning.model.classifier:Classifier.training_step"
 BATCHES = 8  # of an epoch of TINY
+P = "callbacks.early_stopping.patience=3"
 
 
 def trained(tmp_path: Path, *overrides: str) -> dict[str, Any]:
@@ -100,7 +101,22 @@ def test_gradients_are_accumulated_by_epoch(tmp_path: Path) -> None:
         (["callbacks.early_stoping.patience=3"], "did you mean early_stopping?"),
         (["callbacks.model_checkpoint.save_top_k=3"], "a run keeps its best and its last"),
         (["logger=tensorbord"], "did you mean tensorboard?"),
-        (["logger.clear_ml.project=x"], "neither one of Lightning's"),
+        (["logger.clear_ml.project=x"], "not one of Lightning's"),
+        (["logger.mine._target_=a.B"], "not one of Lightning's"),
+        (["logger.wandb.project=x"], "needs logger=wandb"),
+        (["logger=csv", "logger.csv.name=x"], "it writes into the run's directory"),
+        (["callbacks.early_stopping.monitor=nope", P], "one of val/acc, val/loss"),
+        (["callbacks.early_stopping.min_delta=0.1"], "needs a patience"),
+        (["optim.name=sgd"], "write optim=sgd"),
+        (["trainer.min_epochs=5", "trainer.max_epochs=2"], "more than trainer.max_epochs=2"),
+        (["trainer.gradient_clip_algorithm=value"], "needs trainer.gradient_clip_val"),
+        (
+            [
+                "callbacks.gradient_accumulation_scheduler.scheduling={0:2}",
+                "schedule=cosine",
+            ],
+            "choose another schedule",
+        ),
         (["callbacks.early_stopping.patience=0"], "an integer >= 1"),
     ],
 )
@@ -112,11 +128,13 @@ def test_a_wrong_name_is_one_line(overrides: list[str], line: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["callbacks.early_stopping.patince=3"], "unexpected keyword argument 'patince'"),
+        (["callbacks.early_stopping.patince=3", P], "unexpected keyword argument 'patince'"),
         (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], "mode"),
         (["callbacks.mine._target_=nowhere.Mine"], "No module named 'nowhere'"),
         (["callbacks.mine._target_=torch.nn.Linear"], "callbacks.mine:"),
-        (["logger.csv.flush=3"], "unexpected keyword argument 'flush'"),
+        (["logger=csv", "logger.csv.flush=3"], "unexpected keyword argument 'flush'"),
+        (["logger.tensorboard.flush=3"], "unexpected keyword argument 'flush'"),
+        (["callbacks.gradient_accumulation_scheduler.frequency=3"], "'frequency'"),
     ],
 )
 def test_a_wrong_argument_is_one_line(overrides: list[str], line: str) -> None:
@@ -150,11 +168,22 @@ def test_a_callback_of_ones_own_is_resumed_with_its_state_and_with_consent(tmp_p
     refused = command(tmp_path, "resume=run")
     assert refused.returncode == 2
     assert "add callbacks.mine._target_=mine.Mine to run its code" in refused.stderr
-    processes.run(tmp_path, *SMALL, *options)
+    again = ["resume=run", "callbacks.mine._target_=mine.Mine"]
+    assert processes.command(tmp_path, *again) == 0, processes.output_of(tmp_path)
     assert (tmp_path / "total").read_text() == "60"  # thirty steps
+    # With a folder of configurations too, the run itself cannot name a class.
+    (tmp_path / "conf").mkdir()
+    more = ["resume=run", "trainer.max_epochs=4", "--config-dir", "conf"]
+    assert "to run its code" in command(tmp_path, *more).stderr
     from imdb_lightning import load
 
     assert load(tmp_path / "run").predict(["a film"])  # which needs no code of the callback's
+
+
+def test_no_callback_and_no_logger(tmp_path: Path) -> None:
+    metrics = trained(tmp_path, "callbacks=[]", "logger=[]")
+    assert metrics["status"] == "done"
+    assert not [*(tmp_path / "run").glob("events.out.tfevents.*")]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import pytest
 from imdb_lightning.runs.run import Run
 from imdb_lightning.train import train
 from tests.conftest import TINY, composed, not_tested
-from tests.reliability.processes import SMALL, Moment, run, scalars
+from tests.reliability.processes import SMALL, Moment, command, output_of, run, scalars
 
 
 STEP = "imdb_lightning.model.classifier:Classifier.training_step"
@@ -71,7 +71,7 @@ def test_several_loggers_record_the_same(tmp_path: Path) -> None:
     table = of_csv(run)
     is_recorded(run, table)
     board = of_tensorboard(run)
-    del table["train/seconds"]
+    del table["train/seconds"], table["epoch"]
     for name, values in table.items():
         assert board[name] == [(step, pytest.approx(value)) for step, value in values], name
 
@@ -159,10 +159,22 @@ def of_wandb(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], set[str]
 def test_wandb_offline_holds_what_a_run_has_recorded(tmp_path: Path) -> None:
     if importlib.util.find_spec("wandb") is None:
         not_tested("wandb is not installed")
-    run = trained(tmp_path, "logger=wandb", "++trainer.log_every_n_steps=3")
-    import wandb
-
-    wandb.finish()
-    history, images = of_wandb(run.path)
-    is_recorded(run, history)
+    for folder in (tmp_path, tmp_path / "second"):  # one record each, in one process
+        run = trained(folder, "logger=wandb", "++trainer.log_every_n_steps=3")
+        history, images = of_wandb(run.path)
+        is_recorded(run, history)
     assert images == {"test/confusion", "test/precision-recall", "learning curves"}
+
+
+def test_a_stranger_s_run_reports_nowhere(tmp_path: Path) -> None:
+    run(tmp_path, *SMALL, moment=Moment(STEP, 17))
+    file = tmp_path / "run" / ".hydra" / "overrides.yaml"
+    outside = tmp_path / "outside"
+    file.write_text(
+        file.read_text("utf-8") + f"- logger=mlflow\n- ++logger.mlflow.tracking_uri={outside}\n"
+    )
+    assert command(tmp_path, "resume=run") == 2
+    assert "its logger=mlflow reports elsewhere" in output_of(tmp_path)
+    assert not outside.exists()
+    assert command(tmp_path, "resume=run", "logger=csv") == 0, output_of(tmp_path)
+    assert not outside.exists() and (tmp_path / "run" / "metrics.csv").exists()

@@ -80,7 +80,7 @@ def resume_overrides(path: Path, given: Sequence[str], any_logger: bool = False)
     elsewhere = [text for text in kept if _group(text) == "logger" and not _logs_here(text)]
     if elsewhere and not any_logger:
         raise ResumeError(
-            f"resume={path}: its {elsewhere[0]} reports elsewhere; give its logger again, or another"
+            f"resume={path}: its {elsewhere[0]} reports elsewhere; give a logger again"
         )
     looked_up = next((text for text in kept if "${" in text), None)
     if looked_up is not None:

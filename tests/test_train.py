@@ -239,13 +239,14 @@ def test_each_implementation_trains_to_the_same_bits_twice(
 
 OF_LADDER = ("recipes/", "pretrain/")  # each builds on the one before: the rest are slow
 DEFAULT = ("recipes/adversarial", "pretrain/vectors")
+GRIDS = ("batch_size", "cells", "hidden_size", "loss", "memory")
 
 
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow)
-        if name.startswith(OF_LADDER) and name not in DEFAULT
+        if name in GRIDS or (name.startswith(OF_LADDER) and name not in DEFAULT)
         else name
         for name in GROUPS["experiment"]
     ],

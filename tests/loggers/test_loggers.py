@@ -9,6 +9,7 @@ import csv
 import importlib.util
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_mlflow_reads_back_what_a_run_has_recorded(tmp_path: Path) -> None:
     if importlib.util.find_spec("mlflow") is None:
         not_tested("mlflow is not installed")
@@ -138,10 +140,14 @@ def of_wandb(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], set[str]
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    for _ in range(200):  # another process writes it
+        found = [wandb_internal_pb2.Record.FromString(data) for data in records(file.read_bytes())]
+        if found and any(record.WhichOneof("record_type") == "exit" for record in found):
+            break
+        time.sleep(0.1)
     history: dict[str, list[tuple[int, float]]] = {}
     images = set()
-    for data in records(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+    for record in found:
         items = record.history.item
         images |= {item.nested_key[0] for item in items if len(item.nested_key) > 1}
         row: dict[str, Any] = {
@@ -156,6 +162,7 @@ def of_wandb(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], set[str]
     return history, images
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_what_a_run_has_recorded(tmp_path: Path) -> None:
     if importlib.util.find_spec("wandb") is None:
         not_tested("wandb is not installed")

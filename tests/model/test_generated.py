@@ -49,7 +49,7 @@ def generated(cell: Cell, way: type[Interpreter | GraphedLoops] = Interpreter) -
 @pytest.mark.parametrize(
     ("name", "sizes", "ragged"),
     [
-        pytest.param(*case, marks=[] if case[1] in SIZES[:2] else [pytest.mark.slow], id=str(case))
+        pytest.param(*case, marks=[] if case[1] == SIZES[0] else [pytest.mark.slow], id=str(case))
         for case in product(CELLS, SIZES, (False, True))
     ],
 )

@@ -28,6 +28,8 @@ needs_a_compiler = pytest.mark.skipif(not library.can_compile(), reason="no C co
 # Groups that a step leaves for its gradient, and columns of the gradient: those of kernels that
 # were written by hand.
 BY_HAND = {"rnn": (1, 1), "lstm": (5, 4), "gru after": (4, 4), "gru before": (3, 3)}
+# Cells of which every kind of node is one; the others take as long to compile, and are slow.
+DEFAULT = ("rnn", "lstm", "gru after", "gru before", "peephole", "layer norm", "chained")
 SIZES = [  # T, B, I, H
     (7, 5, 5, 8),
     *(
@@ -71,7 +73,10 @@ def assert_as_exact_as_the_loop(
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.slow) for n in CELLS],
+)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("ragged", [False, True])
 def test_it_is_as_exact_as_the_loop(

@@ -54,6 +54,7 @@ class Job:
         self.max_epochs: int = config.trainer.max_epochs
         self.epochs = self.first = 0  # completed now, and when it was started
         self.estimate: float | None = None  # seconds from start to end, by its epochs
+        self.accuracy: float | None = None  # on val, of the latest epoch
         self.started = time.monotonic()
         self.console = self.path / "console.log"
         self.deadline: float | None = None  # for SIGKILL
@@ -90,6 +91,7 @@ class Job:
         epochs = Run(self.path).completed_epochs
         if self.epochs < epochs <= self.max_epochs:
             self.epochs = epochs
+            self.accuracy = Run(self.path).latest_accuracy
             self.estimate = self.seconds * (self.max_epochs - self.first) / (epochs - self.first)
         return self.estimate
 
@@ -224,7 +226,7 @@ def show(
 ) -> None:
     """Write the live line, as wide as the terminal."""
     left = time_left(finished, [(job.seconds, job.update()) for job in running], waiting, slots)
-    states = [State(job.label, job.epochs, job.max_epochs) for job in running]
+    states = [State(job.label, job.epochs, job.max_epochs, job.accuracy) for job in running]
     columns = bar.format_dict["ncols"] or 80
     used = len(str(bar).partition(", ")[0]) + len(", ")
     bar.set_postfix_str(live_line(states, left, columns - used - 1))

@@ -18,6 +18,12 @@ class State(NamedTuple):
     label: str
     epochs: int  # completed
     of: int
+    accuracy: float | None = None  # on val, of the latest epoch, 0..1
+
+    @property
+    def progress(self) -> str:
+        accuracy = "" if self.accuracy is None else f" {self.accuracy:.3f}"
+        return f"{self.epochs}/{self.of}{accuracy}"
 
 
 def labels(job_overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -53,14 +59,14 @@ def live_line(states: Sequence[State], left: float | None, width: int) -> str:
     shown = max(1, min(len(states), (room + 2) // (SHORTEST + 2)))
     more = f" +{len(states) - shown}" if shown < len(states) else ""
     each = (room - len(more) + 2) // shown - 2
-    texts = [f"{state.label} {state.epochs}/{state.of}" for state in states[:shown]]
+    texts = [f"{state.label} {state.progress}" for state in states[:shown]]
     if len(", ".join(texts)) + len(more) > room:
         texts = [_cut(state, each) for state in states[:shown]]
     return f"{head}{', '.join(texts)}{more}"[: max(0, width)]
 
 
 def _cut(state: State, width: int) -> str:
-    epochs = f" {state.epochs}/{state.of}"
-    room = width - len(epochs)
+    epochs = f" {state.progress}"
+    room = max(0, width - len(epochs))
     label = state.label if len(state.label) <= room else f"{state.label[: max(0, room - 2)]}.."
     return f"{label}{epochs}"

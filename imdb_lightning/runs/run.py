@@ -166,6 +166,14 @@ class Run:
         return self.metrics.get("val/acc", math.nan)
 
     @property
+    def latest_accuracy(self) -> float | None:
+        """Fraction 0..1 on val after the latest epoch; None if there is none yet."""
+        try:
+            return self.metrics["epochs"][-1]["val/acc"]
+        except (OSError, ValueError, TypeError, KeyError, IndexError):
+            return None
+
+    @property
     def completed_epochs(self) -> int:
         """0 if metrics.json cannot be read."""
         try:

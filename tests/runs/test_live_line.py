@@ -35,6 +35,12 @@ def test_the_line_fits(width: int, left: float | None) -> None:
         assert line == "about 04:10 left, model=custo.. 0/10, model=custo.. 1/10 +2"
 
 
+def test_the_accuracy_follows_the_epochs() -> None:
+    states = [State("model=gru", 3, 10, 0.8456), State("model=rnn", 0, 10)]
+    assert live_line(states, None, 80) == "model=gru 3/10 0.846, model=rnn 0/10"
+    assert all(len(live_line(states, 60, width)) <= width for width in range(1, 60))
+
+
 def test_the_time_left_is_unknown_rather_than_wrong() -> None:
     assert time_left([], [(5.0, None), (3.0, None)], 2, 2) is None
     assert time_left([30.0], [(10.0, None), (20.0, None)], 2, 2) == (20 + 10 + 2 * 30) / 2

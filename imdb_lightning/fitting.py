@@ -87,9 +87,9 @@ class FittedRun:
 def fit(*overrides: str, directory: str | Path | None = None, quiet: bool = False) -> FittedRun:
     """Train and test one run, as `python -m imdb_lightning *overrides` does.
 
-    It is kept in `directory`, by default in outputs/. `quiet`: no progress bar, in a
-    terminal or a notebook, and no lines. Raises
-    CommandLineError, a ValueError, for wrong overrides, and what `train.train` raises.
+    It is kept in `directory`, by default in outputs/. `quiet`: no progress bar, in a terminal or a
+    notebook, and no lines. Raises CommandLineError, a ValueError, for wrong overrides, and what
+    `train.train` raises.
     """
     given = [resume.quote_path_override(text) for text in overrides]
     if directory is not None:
@@ -116,11 +116,11 @@ def fit(*overrides: str, directory: str | Path | None = None, quiet: bool = Fals
         with open_dict(cfg):
             cfg.trainer.enable_progress_bar = True
     path = Path(line.directory)
+    own = [text for text in line.overrides if not text.startswith("hydra.")]
+    (path / ".hydra").mkdir(parents=True, exist_ok=True)  # first: a run that is killed is resumed
+    storage.atomic_write(path / ".hydra" / "overrides.yaml", json.dumps(own).encode())
     with _lines(quiet):
         train(cfg, path)
-    own = [text for text in line.overrides if not text.startswith("hydra.")]
-    kept = json.dumps(own, ensure_ascii=False)
-    storage.atomic_write(path / ".hydra" / "overrides.yaml", kept.encode())
     return FittedRun(path, trust=True)  # its code has just been run
 
 

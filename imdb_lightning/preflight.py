@@ -99,11 +99,11 @@ def _wrong_arguments(group: str, name: str, given: dict[str, Any]) -> list[str]:
     from lightning.pytorch.loggers import TensorBoardLogger
     from torch.utils.tensorboard import SummaryWriter
 
-    from .callbacks.configured import component
+    from .callbacks.configured import build_callback
 
     try:
         if group == "callbacks":
-            component(group, name, given)  # a logger could create files
+            build_callback(name, given)  # a logger could create files
         else:
             own = set(inspect.signature(TensorBoardLogger.__init__).parameters)
             if name == "tensorboard":  # the rest of its arguments are the writer's

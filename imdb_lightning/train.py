@@ -16,6 +16,7 @@ from .callbacks.non_finite import NonFiniteGuard
 from .callbacks.run_logger import RunLogger
 from .callbacks.test_report import TestReport
 from .callbacks.trainer import build_trainer
+from .callbacks.validations import Validations
 from .data.datamodule import ReviewDataModule
 from .loggers.build import build_loggers, close
 from .model.classifier import Classifier
@@ -96,6 +97,7 @@ def _train(
         )
         loggers = build_loggers(cfg, run, run_logger.logger_ids)
         callbacks: list[Callback] = [
+            Validations(),
             run_logger,  # before the checkpoints, so that metrics.json is never behind them
             NonFiniteGuard(run),
             RunCheckpoint(run, run_logger, **cfg.checkpoint, resume_from=resumed or None),

@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import lightning
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -179,6 +180,21 @@ def composed(*overrides: str) -> DictConfig:
     assert line.errors == []
     (cfg,) = line.jobs
     return cfg
+
+
+def plain_trainer(folder: Path, **options: Any) -> lightning.Trainer:
+    """Lightning's Trainer on the CPU, without what a run has besides."""
+    return lightning.Trainer(
+        accelerator="cpu",
+        deterministic=True,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
 
 
 def write_parquet(folder: Path, **columns_of: dict[str, list]) -> Path:

@@ -38,7 +38,7 @@ def test_it_trains_what_the_command_line_trains(tmp_path: Path) -> None:
     assert command(tmp_path, *TINY, "model=rnn", "hydra.run.dir=other").returncode == 0
     other = FittedRun(tmp_path / "other")
     assert run.predictions.equals(other.predictions)
-    # And the command line goes on with it.
+    # The command line resumes it.
     longer = command(tmp_path, "resume=run", "trainer.max_epochs=3")
     assert longer.returncode == 0, longer.stderr
     assert len(FittedRun(tmp_path / "run").metrics["epochs"]) == 3

@@ -15,7 +15,6 @@ from .summary import Summary
 
 
 # Arguments for which Lightning has no default, or another one.
-# Arguments for which Lightning has no default, or another one.
 OF_OURS = {"early_stopping": {"monitor": "val/acc", "mode": "max"}}
 
 
@@ -27,11 +26,11 @@ def configured_callbacks(cfg: DictConfig) -> list[Callback]:
     for name, given in chosen.items():
         if name == "early_stopping" and (given or {}).get("patience") is None:
             continue
-        found.append(component("callbacks", str(name), given or {}))
+        found.append(build_callback(str(name), given or {}))
     return found
 
 
-def component(group: str, name: str, given: Mapping[str, Any]) -> Any:
+def build_callback(name: str, given: Mapping[str, Any]) -> Callback:
     """A callback by its name, or by its class `_target_`, with its arguments."""
     options = {**OF_OURS.get(name, {}), **given}
     target = options.pop("_target_", None)

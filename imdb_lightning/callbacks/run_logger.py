@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -21,7 +20,6 @@ from ..loggers.build import ids_of, start
 from ..loggers.history import History
 from ..runs.run import Run
 from ..runtime.provenance import device_name, peak_memory, processor_name
-from ..runtime.random_state import get_random_state, set_random_state
 
 
 log = logging.getLogger(__name__)
@@ -51,8 +49,6 @@ class RunLogger(Callback):
         self.loggers: Mapping[str, Logger] = {}
         self.keeps_nothing = False  # a fast_dev_run
         self.has_started = False
-        self.random_state: Any = None
-        self.val_check_batch: int | float | None = None  # as configured, while it is another one
         self.train_tokens = 0
         self.train_seconds = state.get("train_seconds", 0.0)
         self.epoch_seconds = state.get("epoch_seconds", 0.0)  # of a resumed epoch
@@ -87,7 +83,6 @@ class RunLogger(Callback):
     def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
         self.keeps_nothing = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         data: ReviewDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        check_limits(trainer, data)
         self.on_run_start(data, sum(p.numel() for p in model.parameters() if p.requires_grad))
         layers = {type(module) for module in model.modules()} & {*FASTER}
         if layers and trainer.strategy.root_device.type == "cpu":
@@ -118,26 +113,9 @@ class RunLogger(Callback):
             log.info("%s", self.run.path)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, model: Any) -> None:
-        if self.val_check_batch is not None:
-            trainer.val_check_batch, self.val_check_batch = self.val_check_batch, None
         now = time.perf_counter()
         self.epoch_started, self.validated = now - self.epoch_seconds, now - self.since_validation
         self.epoch_seconds = self.since_validation = 0.0
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, model: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        assert trainer.val_check_batch is not None
-        if done % trainer.val_check_batch == 0 and done < trainer.num_training_batches:
-            # A validation within an epoch draws none of the training's random numbers.
-            self.random_state = get_random_state(trainer.strategy.root_device)
-        stops = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        if stops:
-            trainer.should_stop = True
-        if stops or done == trainer.num_training_batches:  # an epoch ends with a validation
-            self.val_check_batch = trainer.val_check_batch
-            trainer.val_check_batch = done
 
     def on_validation_start(self, trainer: lightning.Trainer, model: Any) -> None:
         if trainer.state.fn == "fit":
@@ -147,9 +125,6 @@ class RunLogger(Callback):
         if trainer.state.fn != "fit":
             return
         self.validated = time.perf_counter()
-        if self.random_state is not None:
-            set_random_state(self.random_state, trainer.strategy.root_device)
-            self.random_state = None
         if trainer.val_check_interval != 1.0 or isinstance(trainer.val_check_interval, int):
             val = {f"val/{name}": value for name, value in model.metrics("val").items()}
             steps = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
@@ -242,24 +217,7 @@ def stopped_by(trainer: lightning.Trainer) -> str | None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
             return "callbacks.early_stopping"
-        if isinstance(callback, Timer) and (callback.time_remaining() or 1) <= 0:
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
             return "trainer.max_time or callbacks.timer"
     return None
-
-
-def check_limits(trainer: lightning.Trainer, data: ReviewDataModule) -> None:
-    """Raises MisconfigurationException for a part of an epoch or of a split that has no batch."""
-    for split in ("train", "val", "test"):
-        batches = -(-len(data.splits[split]) // data.data["batch_size"])
-        limit = getattr(trainer, f"limit_{split}_batches")
-        used = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
-        if used == 0:
-            raise MisconfigurationException(
-                f"{limit} of {batches} batches of {split} is none: set a larger "
-                f"trainer.limit_{split}_batches or trainer.overfit_batches"
-            )
-        interval = trainer.val_check_interval
-        if split == "train" and (interval > used if isinstance(interval, int) else False):
-            raise MisconfigurationException(
-                f"trainer.val_check_interval={interval}: an epoch has {used} batches"
-            )

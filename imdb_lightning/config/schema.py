@@ -571,8 +571,8 @@ SCHEMA = (
 ONE_PROCESS = "a run is one process on one device; a grid (-m) spreads runs over devices"
 REFUSED_ARGUMENTS = {
     **dict.fromkeys(("strategy", "num_nodes", "use_distributed_sampler"), ONE_PROCESS),
-    "logger": "is a group of its own",
-    "callbacks": "is a group of its own, with keys such as callbacks.early_stopping.patience",
+    "logger": "choose loggers as in logger=csv or logger=[tensorboard,csv]",
+    "callbacks": "choose callbacks as in callbacks=early_stopping",
     "check_val_every_n_epoch": "each epoch is recorded with its validation",
     "num_sanity_val_steps": "the data are checked before a run starts; trainer.fast_dev_run=true "
     "tries all of it",
@@ -585,7 +585,7 @@ REFUSED_ARGUMENTS = {
     "reload_dataloaders_every_n_epochs": "the order of reviews is a function of seed and epoch",
     "default_root_dir": "hydra.run.dir names the run's directory",
     "enable_autolog_hparams": "the run's configuration is recorded as it is",
-    "model_registry": "a run is a directory of its own",
+    "model_registry": "there is no registry; a run is a directory",
 }
 KEYS = {key.name: key for key in SCHEMA}
 REQUIRED = [key.name for key in SCHEMA if not (key.only or key.added)]

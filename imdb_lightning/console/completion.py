@@ -19,7 +19,7 @@ SHELLS = {
 _imdb_lightning() {
     local line="${COMP_LINE:0:COMP_POINT}" word="${COMP_WORDS[COMP_CWORD]}" IFS=$'\\n' found
     found=($(imdb-lightning completion --line "$line" 2>/dev/null))
-    # bash takes what follows a "=" for a word of its own.
+    # bash splits words at "=".
     local current="${line##* }"
     if [[ $current == *=* && $COMP_WORDBREAKS == *=* ]]; then
         found=("${found[@]#"${current%%=*}="}")

@@ -21,7 +21,7 @@ from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.runs import checkpoint, predictions
 from imdb_lightning.runtime import process
 from imdb_lightning.train import train
-from tests.conftest import TINY, composed, run_of
+from tests.conftest import TINY, composed, plain_trainer, run_of
 
 
 def fit(
@@ -45,19 +45,12 @@ def fit(
         def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
             gradients[:] = [p.grad.clone() for p in module.parameters()]
 
-    lightning.Trainer(
-        accelerator="cpu",
+    plain_trainer(
+        tmp_path,
         max_epochs=epochs,
         limit_train_batches=steps,
         accumulate_grad_batches=batches_a_step,
         callbacks=[*callbacks, Keep()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        deterministic=True,
-        default_root_dir=tmp_path,
-        num_sanity_val_steps=0,
     ).fit(model, datamodule=data)
     return model, gradients
 

@@ -125,7 +125,7 @@ WRONG = {
     "trainer.barebones=true": ["barebones of lightning.Trainer: a run is recorded"],
     "+trainer.limit_val_batches=0": ["an integer >= 1, of batches, or a fraction"],
     "+trainer.limit_val_batches=1.5": ["an integer >= 1, of batches, or a fraction"],
-    "+trainer.logger=true": ["logger of lightning.Trainer: is a group of its own"],
+    "+trainer.logger=true": ["logger of lightning.Trainer: choose loggers as in logger=csv"],
     # what other libraries call it, or lightning.Trainer has
     "epochs=3": ["did you mean trainer.max_epochs?"],
     "ckpt_path=x": ["did you mean resume?"],

@@ -20,7 +20,7 @@ from imdb_lightning.model.classifier import Classifier
 from imdb_lightning.model.optimizers import OPTIMIZERS, OURS, make_optimizer
 from imdb_lightning.model.schedules import one_cycle
 from imdb_lightning.runtime import process
-from tests.conftest import TINY, composed, run_of
+from tests.conftest import TINY, composed, plain_trainer, run_of
 
 
 STEPS = 8  # of an epoch of TINY
@@ -41,19 +41,8 @@ def fit(
             rates.append(optimizer.param_groups[0]["lr"])
 
     with process.preserve_global_state():
-        lightning.Trainer(
-            accelerator="cpu",
-            max_epochs=epochs,
-            callbacks=[Watch()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            deterministic=True,
-            default_root_dir=tmp_path,
-            num_sanity_val_steps=0,
-            **options,
-        ).fit(model, datamodule=ReviewDataModule(cfg.data, 0))
+        trainer = plain_trainer(tmp_path, max_epochs=epochs, callbacks=[Watch()], **options)
+        trainer.fit(model, datamodule=ReviewDataModule(cfg.data, 0))
     return model, rates
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from .config.components import LOGGERS, PACKAGES, SEVERAL
+from .config.components import LOGGERS, PACKAGES, SEVERAL, chosen
 from .config.text import one_line
 
 
@@ -75,18 +75,21 @@ def check_cells(jobs: Sequence[DictConfig]) -> list[str]:
 
 def check_components(jobs: Sequence[DictConfig]) -> list[str]:
     """A line for each callback or logger that lacks a package or does not take its arguments."""
+    found = {  # of a grid each once
+        (group, name, repr(given)): given
+        for cfg in jobs
+        for group in SEVERAL
+        for name, given in chosen(cfg, group).items()
+        if given != DEFAULTS.get(name)
+    }
     lines = []
-    for cfg in jobs:
-        for group in SEVERAL:
-            chosen = OmegaConf.to_container(cfg.get(group) or OmegaConf.create(), resolve=True)
-            assert isinstance(chosen, dict)
-            for name, given in ((str(name), given) for name, given in chosen.items()):
-                package, source = PACKAGES.get(name, ("", ""))
-                if package and find_spec(package) is None:
-                    lines.append(f"{group}={name} needs pip install '{source}'")
-                elif given != DEFAULTS.get(name):
-                    lines += _wrong_arguments(group, name, given or {})
-    return list(dict.fromkeys(lines))
+    for (group, name, _), given in found.items():
+        package, source = PACKAGES.get(name, ("", ""))
+        if package and find_spec(package) is None:
+            lines.append(f"{group}={name} needs pip install '{source}'")
+        else:
+            lines += _wrong_arguments(group, name, given)
+    return lines
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {"tensorboard": {}, "early_stopping": {"patience": None}}
@@ -96,7 +99,6 @@ def _wrong_arguments(group: str, name: str, given: dict[str, Any]) -> list[str]:
     import inspect
 
     import lightning.pytorch  # late: it takes seconds
-    from lightning.pytorch.loggers import TensorBoardLogger
     from torch.utils.tensorboard import SummaryWriter
 
     from .callbacks.configured import build_callback
@@ -105,14 +107,12 @@ def _wrong_arguments(group: str, name: str, given: dict[str, Any]) -> list[str]:
         if group == "callbacks":
             build_callback(name, given)  # a logger could create files
         else:
-            own = set(inspect.signature(TensorBoardLogger.__init__).parameters)
+            make: Any = getattr(lightning.pytorch.loggers, LOGGERS[name])
             if name == "tensorboard":  # the rest of its arguments are the writer's
-                given = {k: v for k, v in given.items() if k not in own}
-                inspect.signature(SummaryWriter).bind_partial(**given)
-            else:
-                inspect.signature(getattr(lightning.pytorch.loggers, LOGGERS[name])).bind_partial(
-                    **given
-                )
+                own = inspect.signature(make.__init__).parameters
+                given = {key: value for key, value in given.items() if key not in own}
+                make = SummaryWriter
+            inspect.signature(make).bind_partial(**given)
     except Exception as error:  # noqa: BLE001  third-party code may raise anything
         return [f"{group}.{name}: {one_line(error)}"]
     return []

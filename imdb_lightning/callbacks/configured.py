@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning.pytorch.callbacks
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ..config.components import CALLBACKS
+from ..config.components import CALLBACKS, chosen
 from .summary import Summary
 
 
@@ -20,14 +20,11 @@ OF_OURS = {"early_stopping": {"monitor": "val/acc", "mode": "max"}}
 
 def configured_callbacks(cfg: DictConfig) -> list[Callback]:
     """Of a run. Raises whatever a callback raises for its arguments."""
-    chosen = OmegaConf.to_container(cfg.get("callbacks") or OmegaConf.create(), resolve=True)
-    assert isinstance(chosen, dict)
-    found = []
-    for name, given in chosen.items():
-        if name == "early_stopping" and (given or {}).get("patience") is None:
-            continue
-        found.append(build_callback(str(name), given or {}))
-    return found
+    return [
+        build_callback(name, given)
+        for name, given in chosen(cfg, "callbacks").items()
+        if name != "early_stopping" or given.get("patience") is not None
+    ]
 
 
 def build_callback(name: str, given: Mapping[str, Any]) -> Callback:

@@ -59,7 +59,7 @@ class RunLogger(Callback):
     def start_logging(self, cfg: DictConfig, loggers: Mapping[str, Logger]) -> None:
         """Before the first step of this process."""
         self.loggers = loggers
-        start(loggers, self.history, cfg, self.metrics["dataset"])
+        start(loggers, self.history, cfg, self.metrics["dataset"], self.logger_ids)
 
     def state(self, trainer: lightning.Trainer, within_epoch: bool) -> dict[str, Any]:
         """The constructor's `state` in a later process: plain containers."""

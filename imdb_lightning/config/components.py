@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
 
 CALLBACKS = {  # of lightning.pytorch.callbacks
     "early_stopping": "EarlyStopping",
@@ -52,3 +56,10 @@ PACKAGES = {
 }
 # Groups of which a run may have several options, as in logger=[tensorboard,csv].
 SEVERAL = {"callbacks": CALLBACKS, "logger": LOGGERS}
+
+
+def chosen(cfg: DictConfig, group: str) -> dict[str, dict[str, Any]]:
+    """The arguments of each callback or logger that a configuration has, by its name."""
+    found = OmegaConf.to_container(cfg.get(group) or OmegaConf.create(), resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): dict(given or {}) for name, given in found.items()}

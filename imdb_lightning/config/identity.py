@@ -112,10 +112,12 @@ def run_name(overrides: str, dataset: str) -> str:
 def swept_first(overrides: str, swept: str) -> str:
     """The overrides of a job: the experiment, the keys in `swept` in their order, the others."""
     keys = ["experiment", *swept.split(",")]
-    texts = re.split(r",(?=[+~]*[\w./@]+=)", overrides)
-    place = {text: text.lstrip("+").partition("=")[0] for text in texts}
-    rank = {key: number for number, key in enumerate(keys)}
-    return ",".join(sorted(texts, key=lambda text: rank.get(place[text], len(keys))))
+
+    def rank(text: str) -> int:
+        key = text.lstrip("+").partition("=")[0]
+        return keys.index(key) if key in keys else len(keys)
+
+    return ",".join(sorted(re.split(r",(?=[+~]*[\w./@]+=)", overrides), key=rank))
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)

@@ -11,9 +11,9 @@ from typing import Any
 import lightning.pytorch.loggers
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ..config.components import LOGGERS
+from ..config.components import LOGGERS, chosen
 from ..config.paths import absolute_path
 from ..model.classifier import EvalOutput
 from ..runs.run import Run
@@ -27,11 +27,7 @@ def build_loggers(cfg: DictConfig, run: Run, ids: Mapping[str, str]) -> dict[str
 
     Raises ImportError where a package is missing, and whatever a logger raises for its arguments.
     """
-    chosen = OmegaConf.to_container(cfg.get("logger") or OmegaConf.create(), resolve=True)
-    assert isinstance(chosen, dict)
-    return {
-        str(name): _build(str(name), dict(given), cfg, run, ids) for name, given in chosen.items()
-    }
+    return {n: _build(n, given, cfg, run, ids) for n, given in chosen(cfg, "logger").items()}
 
 
 def _build(
@@ -67,13 +63,22 @@ def ids_of(loggers: Mapping[str, Logger]) -> dict[str, str]:
     return found
 
 
-def start(loggers: Mapping[str, Logger], history: History, cfg: DictConfig, dataset: str) -> None:
-    """Before the first step: hyperparameters, and the scalars of an earlier process in files."""
-    for logger in loggers.values():
+def start(
+    loggers: Mapping[str, Logger],
+    history: History,
+    cfg: DictConfig,
+    dataset: str,
+    ids: Mapping[str, str],
+) -> None:
+    """Before the first step: hyperparameters, and the scalars of an earlier process in files.
+
+    A record that is continued has its hyperparameters: mlflow takes them once.
+    """
+    for name, logger in loggers.items():
         if isinstance(logger, RunTensorBoard):
             logger.start(history.scalars, dataset)
             continue
-        if cfg.resume is None or isinstance(logger, CSVLogger):  # mlflow takes them once
+        if name not in ids:
             logger.log_hyperparams(hyperparameters(cfg))
         if isinstance(logger, CSVLogger):
             for step, _, values in history.scalars:
@@ -88,16 +93,19 @@ def add_test(
         if isinstance(logger, RunTensorBoard):
             logger.add_test(test, curves, metrics)
             continue
-        shown = {"val/acc_best": metrics["val/acc_best"]}
-        logger.log_metrics(shown, metrics["steps"])
-        named = {"test/confusion": figures.confusion_matrix(test), "learning curves": curves}
-        named["test/precision-recall"] = figures.precision_recall(test)
-        for name, figure in named.items():
-            if isinstance(logger, WandbLogger):
-                logger.log_image(name, [figure])
-            elif isinstance(logger, MLFlowLogger):
-                file = f"{name.replace('/', '_').replace(' ', '_')}.png"
-                logger.experiment.log_figure(logger.run_id, figure, file)
+        logger.log_metrics({"val/acc_best": metrics["val/acc_best"]}, metrics["steps"])
+        if isinstance(logger, WandbLogger | MLFlowLogger):
+            named = {
+                "test/confusion": figures.confusion_matrix(test),
+                "test/precision-recall": figures.precision_recall(test),
+                "learning curves": curves,
+            }
+            for name, figure in named.items():
+                if isinstance(logger, WandbLogger):
+                    logger.log_image(name, [figure])
+                else:
+                    file = f"{name.replace('/', '_').replace(' ', '_')}.png"
+                    logger.experiment.log_figure(logger.run_id, figure, file)
         logger.save()
 
 

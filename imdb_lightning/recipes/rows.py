@@ -42,7 +42,6 @@ class Recipe:
     name: str
     description: str  # its first comment
     parent: str | None  # the recipe that it changes
-    settings: dict[str, Any]  # its changes
 
 
 @dataclass
@@ -158,15 +157,14 @@ def ladder() -> dict[str, Recipe]:
     recipes = {}
     for file in sorted((conf_dir() / "experiment" / "recipes").glob("*.yaml")):
         text = file.read_text("utf-8")
-        content = yaml.safe_load(text)
         parents = [
             Path(d).name
-            for d in content.pop("defaults")
+            for d in yaml.safe_load(text)["defaults"]
             if isinstance(d, str) and not d.split("/")[-1].startswith("_")
         ]
         comments = [line[2:] for line in text.splitlines() if line.startswith("# ")]
         parent = parents[0] if parents else None
-        recipes[file.stem] = Recipe(file.stem, " ".join(comments[1:]), parent, content)
+        recipes[file.stem] = Recipe(file.stem, " ".join(comments[1:]), parent)
 
     def children(name: str | None) -> list[str]:
         return [recipe.name for recipe in recipes.values() if recipe.parent == name]

@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from matplotlib.text import Text
 from omegaconf import OmegaConf
 
 from imdb_lightning.config.identity import canonical_config, differences
+from imdb_lightning.config.paths import conf_dir
 from imdb_lightning.config.schema import flatten
 from imdb_lightning.metrics.calibration import ensemble_weights, nll
 from imdb_lightning.recipes import page, rows
@@ -42,13 +45,23 @@ def test_every_step_but_the_first_has_a_parent() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, recipe in LADDER.items() if recipe.parent])
 def test_a_step_changes_only_the_keys_in_its_file(name: str) -> None:
-    recipe = LADDER[name]
     own = canonical_config(composed(f"experiment=recipes/{name}"))
-    parent = canonical_config(composed(f"experiment=recipes/{recipe.parent}"))
+    parent = canonical_config(composed(f"experiment=recipes/{LADDER[name].parent}"))
     changed = set(differences(parent, own))
     follows = {"data.max_length": "model.max_length", "data.vocab_size": "model.vocab_size"}
-    written = set(flatten(recipe.settings))
+    written = set(flatten(settings_of(name)))
     assert changed == written | {follows[key] for key in written if key in follows}
+
+
+def settings_of(recipe: str) -> dict[str, Any]:
+    """What a recipe's file says, with the options of the groups that it chooses."""
+    settings = yaml.safe_load((conf_dir() / f"experiment/recipes/{recipe}.yaml").read_text())
+    for entry in settings.pop("defaults"):
+        if isinstance(entry, dict):
+            ((choice, option),) = entry.items()
+            group = choice.removeprefix("override /")
+            settings[group] = yaml.safe_load((conf_dir() / group / f"{option}.yaml").read_text())
+    return settings
 
 
 def of(name: str, *seeds: int, skill: float = 1.0, parent: str | None = None) -> Row:

@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None, pretraining: bool = False) -> None:
         return
     cli.report(*plan.warnings)
     print(*plan.notes, sep="\n", end="\n" if plan.notes else "", flush=True)
+    if plan.grid is not None and plan.grid.space:
+        run_search(plan.grid, plan.arguments)
     if plan.grid is not None:
         run_grid(plan.grid, plan.arguments)
     if plan.keeps_nothing:
@@ -99,14 +101,46 @@ def run_grid(line: CommandLine, arguments: Sequence[str]) -> NoReturn:
     if done == len(jobs):
         print("choose another hydra.sweep.dir to run them again")
         sys.exit(0)
-    kept = [text for text in arguments if not text.startswith("hydra.sweep.dir=")]
-    os.environ[GRID_SIZE] = str(len(jobs))
     try:
-        with names_of_grid(line.swept_keys):
-            run_jobs([*kept, f"hydra.sweep.dir={quote(str(sweep.path))}"])
+        run_jobs_in(sweep.path, line, arguments, len(jobs))
     finally:
         print(*sweep.summary(), sep="\n", flush=True)
     sys.exit(0 if sweep.done() == len(jobs) else cli.FAILED)
+
+
+def run_search(line: CommandLine, arguments: Sequence[str]) -> NoReturn:
+    """Run the trials that an earlier attempt has not finished, and write a page about all.
+
+    Exits with 0 if none has failed, else with 1. A trial that diverges has not failed.
+    """
+    from .runs.run import RunExistsError, RunLockedError
+    from .search import page
+    from .search.study import Search
+
+    try:
+        search = Search.open(line)
+    except (RunLockedError, RunExistsError, OSError, ValueError) as error:
+        cli.fail(str(error))
+    study = search.study
+    done = study.finished
+    if done:
+        print(f"{done} of {study.total} trials have ended in {search.path}", flush=True)
+    if not study.is_complete:
+        try:
+            run_jobs_in(search.path, line, arguments, study.total)
+        finally:
+            print(*page.summary(search.path), sep="\n", flush=True)
+    else:
+        print("a larger hydra.sweeper.n_trials continues the search")
+    sys.exit(0 if study.is_complete else cli.FAILED)
+
+
+def run_jobs_in(folder: Path, line: CommandLine, arguments: Sequence[str], count: int) -> None:
+    """Run the jobs of a grid or a search in its directory; `count` is how many it has at most."""
+    kept = [text for text in arguments if not text.startswith("hydra.sweep.dir=")]
+    os.environ[GRID_SIZE] = str(count)
+    with names_of_grid(line.swept_keys):
+        run_jobs([*kept, f"hydra.sweep.dir={quote(str(folder))}"])
 
 
 def run_jobs(arguments: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import NoReturn
 
 from .config.text import printable
@@ -39,8 +40,9 @@ class Parser(argparse.ArgumentParser):
     """The parser of `python -m imdb_lightning.COMMAND`."""
 
     def __init__(self, command: str, doc: str | None) -> None:
+        is_script = Path(sys.argv[0]).stem == "imdb-lightning"
         super().__init__(
-            prog=f"python -m {PACKAGE}.{command}",
+            prog=f"imdb-lightning {command}" if is_script else f"python -m {PACKAGE}.{command}",
             description=doc,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

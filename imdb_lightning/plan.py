@@ -162,6 +162,8 @@ def check_jobs(line: CommandLine, may_fall_back: bool = True) -> tuple[str, ...]
     if not no_reviews:
         lines += [*preflight.check_pretrained(jobs), *preflight.check_teachers(jobs)]
     lines += [*preflight.check_cells(jobs), *preflight.check_components(jobs)]
+    if line.space:
+        lines += preflight.check_search(jobs)
     if not lines:
         lines = preflight.check_precision(jobs)
     if lines:

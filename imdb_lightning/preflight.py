@@ -118,6 +118,16 @@ def _wrong_arguments(group: str, name: str, given: dict[str, Any]) -> list[str]:
     return []
 
 
+def check_search(jobs: Sequence[DictConfig]) -> list[str]:
+    """A line for each reason why there can be no search."""
+    lines = []
+    if find_spec("optuna") is None:
+        lines.append("hydra/sweeper=optuna needs pip install 'imdb-lightning[optuna]'")
+    if any("pretrain" in cfg for cfg in jobs):
+        lines.append("hydra/sweeper=optuna compares val accuracies, which no pretraining has")
+    return lines
+
+
 def check_pretrained(jobs: Sequence[DictConfig]) -> list[str]:
     """A line for each reason why a job cannot start from the pretraining that it names."""
     from .transfer.pretrained import Pretrained

@@ -13,6 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .callbacks.checkpoints import RunCheckpoint
 from .callbacks.non_finite import NonFiniteGuard
+from .callbacks.pruning import pruning
 from .callbacks.run_logger import RunLogger
 from .callbacks.test_report import TestReport
 from .callbacks.trainer import build_trainer
@@ -99,6 +100,7 @@ def _train(
         callbacks: list[Callback] = [
             Validations(),
             run_logger,  # before the checkpoints, so that metrics.json is never behind them
+            *(pruned := pruning(run.path, run_logger)),
             NonFiniteGuard(run),
             RunCheckpoint(run, run_logger, **cfg.checkpoint, resume_from=resumed or None),
             TestReport(run, run_logger, loggers),
@@ -108,6 +110,8 @@ def _train(
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
             resumed.clear()  # the memory of a second set of weights
+            if any(callback.has_pruned for callback in pruned):
+                return run_logger.on_run_pruned(model.device)
 
             if cfg.test_checkpoint == "best":
                 model.load_state_dict(checkpoint.read_state_dict(run.best))

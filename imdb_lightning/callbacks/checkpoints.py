@@ -62,6 +62,11 @@ class RunCheckpoint(Checkpoint):
 
     # Resume
 
+    @property
+    def resumes_within_epoch(self) -> bool:
+        """True until the first new batch of an epoch that an earlier process has begun."""
+        return self.resume_from is not None and self.resume_from["progress"]["batch"] > 0
+
     def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
         if self.resume_from is not None:  # the step of what is logged
             step = self.resume_from["progress"]["step"]

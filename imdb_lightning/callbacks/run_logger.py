@@ -193,6 +193,14 @@ class RunLogger(Callback):
         self.metrics["status"] = "done"
         self.run.write_metrics(self.metrics)
 
+    def on_run_pruned(self, device: torch.device) -> dict[str, Any]:
+        """Write "pruned": the trial of a search that was ended early, and is not tested."""
+        self.add_resources(device)
+        self.metrics["status"] = "pruned"
+        self.run.write_metrics(self.metrics)
+        log.info("pruned: its val accuracy is below the median of the trials before it")
+        return self.metrics
+
     def on_run_failed(self, error: BaseException) -> None:
         """Record why the run ended early."""
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)

@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -29,8 +29,9 @@ from omegaconf.errors import OmegaConfBaseException
 from .components import LOGGERS, REFUSED_CALLBACKS, SEVERAL
 from .identity import names_of_grid
 from .paths import absolute_path, conf_dir
-from .rules import integer, number, or_null
+from .rules import integer, number, one_of, or_null
 from .schema import ADDED_KEYS, KEYS, REFUSED_ARGUMENTS, check_values, flatten
+from .space import Dimension, dimension
 from .text import did_you_mean, one_line
 
 
@@ -48,6 +49,23 @@ SYNONYMS = {
 }
 
 
+NOT_SEARCHED = {
+    "seed": "a search would choose the luckiest seed; give one, and train the winner with several",
+    "resume": "a search resumes by itself: rerun its command, without resume",
+    **dict.fromkeys(
+        ("data.name", "data.seed", "data.val_size", "data.path", "data"),
+        "accuracies on other reviews cannot be compared",
+    ),
+}
+SWEEPER_RULES = {
+    "n_trials": integer(1, 100_000),
+    "max_concurrent": integer(1, 1_000),
+    "sampler": one_of("tpe", "random"),
+    "pruner": one_of("median", "none"),
+    **dict.fromkeys(("n_startup_trials", "pruner_startup_trials", "n_warmup_epochs"), integer(0)),
+}
+
+
 class CommandLine(NamedTuple):
     """The parsed overrides of a command line."""
 
@@ -61,6 +79,8 @@ class CommandLine(NamedTuple):
     directory: str  # of the run or the grid
     sweep_named: bool  # True if the grid's directory has a name instead of the time
     swept_keys: Sequence[str] = ()  # of a grid, in the order of the command line
+    space: Sequence[Dimension] = ()  # of a search; `jobs` are its extremes then
+    sweeper: Mapping[str, Any] = {}  # the keys of hydra.sweeper
 
 
 def check_command_line(
@@ -79,6 +99,7 @@ def check_command_line(
         groups = _groups(conf_dir(), *folders)
         parser = OverridesParser.create(config_loader=loader)
         parsed: list[Override] = []
+        intervals: list[str] = []
         for text in overrides:
             if "=" not in text and not text.startswith("~"):
                 line.errors.append(f"{text}: must be KEY=VALUE{_option_hint(text, groups)}")
@@ -104,11 +125,14 @@ def check_command_line(
             if several and (group in groups or group.startswith("hydra/")):
                 line.errors.append(f"{text}: {group} must be one name")
                 continue
-            if override.is_sweep_override() and values is None:
+            if isinstance(override.value(), IntervalSweep):
+                intervals.append(text)
+            elif override.is_sweep_override() and values is None:
                 line.errors.append(f"{text}: a grid needs a list of values, such as 0.1,0.01")
                 continue
-            if values is not None:
+            if override.is_sweep_override():
                 line.swept.append(text)
+            if values is not None and not isinstance(override.value(), RangeSweep):
                 expanded = with_plus(f"{override.get_key_element()}={','.join(values)}")
                 if values:
                     (override,) = parser.parse_overrides([expanded])
@@ -117,29 +141,49 @@ def check_command_line(
                     continue
             line.overrides.append(str(override.input_line))
             parsed.append(override)
-        params, folder = _grid(parsed, search)
+        params, folder, sweeper = _grid(parsed, search)
         named = folder != "" and "${now" not in folder
         line = line._replace(multirun=multirun or params is not None, sweep_named=named)
         if not line.multirun:
             line.errors.extend(
                 f"{text}: several values are a grid; add -m to run all of them"
                 for text in line.swept
+                if text not in intervals
             )
         given = {override.get_key_element() for override in parsed}
         own = [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
-        axes = [_axis(override, line.multirun) for override in parser.parse_overrides(own) + parsed]
+        every = parser.parse_overrides(own) + parsed
         if line.multirun:
             line.naming.append(_naming(parsed, params is not None, named))
-        base_of = cache(_base)  # a large grid has few choices of groups
-        swept = [axis[0].partition("=")[0].lstrip("+") for axis in axes if len(axis) > 1]
+        if sweeper is not None and not line.multirun and "hydra/sweeper" in given:
+            line.errors.append("hydra/sweeper=optuna: add -m to search")
+        if sweeper is not None and line.multirun:
+            wrong, space, jobs = _search(every, sweeper)
+            line.errors.extend(wrong)
+            swept = [one.name for one in space]
+            line = line._replace(space=space, sweeper=sweeper)
+        else:
+            line.errors.extend(
+                f"{text}: an interval needs a search, -m hydra/sweeper=optuna; a grid needs a list "
+                "of values, such as 0.1,0.01"
+                for text in intervals
+            )
+            axes = [
+                _axis(override, line.multirun)
+                for override in every
+                if not isinstance(override.value(), IntervalSweep)
+            ]
+            swept = [axis[0].partition("=")[0].lstrip("+") for axis in axes if len(axis) > 1]
+            jobs = [*product(*axes)]
         line = line._replace(swept_keys=swept)
-        for choices in product(*axes):
+        base_of = cache(_base)  # a large grid has few choices of groups
+        for choices in jobs:
             job = parser.parse_overrides(list(choices))
             wrong, cfg = _check_job(job, groups, [*search, *line.naming], base_of)
             line.errors.extend(wrong)
             if cfg is not None:
                 line.jobs.append(cfg)
-                if line.multirun:
+                if line.multirun and not line.space:
                     with names_of_grid(swept):
                         line.names.append(str(cfg.hydra.sweep.subdir))
                 where = cfg.hydra.sweep if line.multirun else cfg.hydra.run
@@ -181,11 +225,13 @@ def _grammar_error(text: str, error: Exception) -> str:
     return reason
 
 
-def _grid(overrides: list[Override], search: list[str]) -> tuple[dict[str, str] | None, str]:
-    """The axes of the chosen experiment, None if it is no grid, and the grid's directory.
+def _grid(
+    overrides: list[Override], search: list[str]
+) -> tuple[dict[str, str] | None, str, dict[str, Any] | None]:
+    """The axes of the chosen experiment, None if it is no grid; the grid's directory; the sweeper.
 
     The directory is not interpolated yet, so that the time is not in it; empty if nothing is
-    chosen.
+    chosen. The keys of hydra.sweeper, None for Hydra's own, which runs a grid.
     """
     chosen = [
         str(override.input_line)
@@ -194,16 +240,56 @@ def _grid(overrides: list[Override], search: list[str]) -> tuple[dict[str, str] 
         and (override.key_or_group == "experiment" or override.key_or_group.startswith("hydra"))
     ]
     if not chosen:
-        return None, ""
+        return None, "", None
     try:
         cfg = compose("config", overrides=[*search, *chosen], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError):
-        return None, ""  # each job's own check says what is wrong
+        return None, "", None  # each job's own check says what is wrong
     sweep = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
     assert isinstance(sweep, dict)
+    own = None
+    if str(cfg.hydra.sweeper.get("_target_")).endswith(".OptunaSweeper"):
+        own = {str(key): value for key, value in cfg.hydra.sweeper.items()}
     if cfg.hydra.mode != RunMode.MULTIRUN:
-        return None, sweep["dir"]
-    return dict(cfg.hydra.sweeper.params or {}), sweep["dir"]
+        return None, sweep["dir"], own
+    return dict(cfg.hydra.sweeper.params or {}), sweep["dir"], own
+
+
+def _search(
+    overrides: list[Override], sweeper: Mapping[str, Any]
+) -> tuple[list[str], list[Dimension], list[tuple[str, ...]]]:
+    """The errors of a search, its space, and the overrides of jobs at the extremes of the space."""
+    errors, space = [], []
+    fixed = []  # what each override is, of the space its first extreme
+    for override in overrides:
+        try:
+            found = dimension(override)
+        except ValueError as error:
+            errors.append(f"{override.input_line}: {error}")
+            continue
+        if found is None:
+            fixed.append(_axis(override, True)[0])
+        else:
+            space.append(found)
+            fixed.append(found.extremes[0])
+    if not space and not errors:
+        errors.append(
+            "nothing to search: give a key several values, such as model.hidden_size=32,64, or "
+            "'optim.lr=tag(log,interval(1e-4,1e-2))'"
+        )
+    for name in sorted({one.name for one in space} & {*NOT_SEARCHED}):
+        errors.append(f"{name}: {NOT_SEARCHED[name]}")
+    errors += [
+        f"hydra.sweeper.{key}={sweeper.get(key)}: must be {rule.description}"
+        for key, rule in SWEEPER_RULES.items()
+        if not rule.accepts(sweeper.get(key))
+    ]
+    at = {one.key: fixed.index(one.extremes[0]) for one in space}
+    jobs = [tuple(fixed)]
+    for one in space:
+        for text in one.extremes[1:]:
+            jobs.append((*fixed[: at[one.key]], text, *fixed[at[one.key] + 1 :]))
+    return errors, space, jobs
 
 
 def _naming(overrides: list[Override], is_grid: bool, named: bool) -> str:

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("export.__main__", "export a model to ONNX, pt2 or safetensors"),
     "demo": ("demo", "a web page that predicts and explains"),
     "report": ("report.__main__", "compare runs with statistics, as a page"),
+    "search": ("search.__main__", "the page of a search for hyperparameters"),
     "tune": ("tune.__main__", "find a learning rate"),
     "bench": ("bench.__main__", "measure speed and memory"),
     "pretrain": ("pretrain.__main__", "word vectors from unlabelled reviews"),

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -117,6 +118,11 @@ class Job:
             self.result.return_value = accuracy = run.val_accuracy
             result = "done" if math.isnan(accuracy) else f"val accuracy {accuracy:.4f}"
             return f"{result}, {seconds:.0f} s"
+        if run.status == "pruned":
+            self.console.unlink()
+            self.result.return_value = accuracy = run.val_accuracy
+            epochs = run.completed_epochs
+            return f"pruned after epoch {epochs}, val accuracy {accuracy:.4f}, {seconds:.0f} s"
         self.result.return_value = float("nan")
         if self.reason:
             run.mark_failed(self.reason, killed=True)
@@ -128,6 +134,55 @@ class Job:
             last = (text.splitlines() or ["no message"])[-1]
             run.mark_failed(f"exit code {code}: {last}", killed=code in (130, 143))
         return f"failed: {sweep.failure_reason(run)}"
+
+
+class Queue(Protocol):
+    """The jobs that a pool runs."""
+
+    @property
+    def total(self) -> int:
+        """Jobs, with those that are done."""
+
+    @property
+    def finished(self) -> int:
+        """Those that have ended."""
+
+    @property
+    def at_once(self) -> int:
+        """The most that may run at a time."""
+
+    @property
+    def uses_gpu(self) -> bool:
+        """True if one of them may use a GPU."""
+
+    def next(self) -> Job | None:
+        """A job to start; None if there is none now, and at the end."""
+
+    def end(self, job: Job) -> None:
+        """The job's process has exited."""
+
+
+class Batch:
+    """The runs of a grid: those that are not done, in their order."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.waiting: deque[Job] = deque()
+        for job in jobs:
+            if sweep.is_done(job.path, job.config):
+                job.result.return_value = Run(job.path).val_accuracy
+            else:
+                self.waiting.append(job)
+        self.total = len(jobs)
+        self.at_once = len(self.waiting)
+        self.finished = len(jobs) - len(self.waiting)
+        self.uses_gpu = any(job.uses_gpu for job in self.waiting)
+
+    def next(self) -> Job | None:
+        return self.waiting.popleft() if self.waiting else None
+
+    def end(self, job: Job) -> None:
+        self.finished += 1
 
 
 class LocalPool(Launcher):
@@ -149,57 +204,70 @@ class LocalPool(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        batch = Batch(
+            [
+                self.job(texts, label)
+                for texts, label in zip(job_overrides, labels(job_overrides), strict=True)
+            ]
+        )
+        self.run(batch)
+        return [job.result for job in batch.jobs]
+
+    def job(self, overrides: Sequence[str], label: str) -> Job:
+        """A job, whose configuration Hydra composes."""
+        return Job(self.load(self.config, list(overrides)), overrides, label)
+
+    def run(self, queue: Queue) -> None:
+        """Run the jobs of `queue` until it has no more."""
         from ..runtime.process import cores  # late: it imports torch, which takes seconds
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        jobs = [
-            Job(self.load(self.config, list(texts)), texts, label)
-            for texts, label in zip(job_overrides, labels(job_overrides), strict=True)
-        ]
-        waiting: deque[Job] = deque()
-        for job in jobs:
-            if sweep.is_done(job.path, job.config):
-                job.result.return_value = Run(job.path).val_accuracy
-            else:
-                waiting.append(job)
-        gpus = visible_gpus() if any(job.uses_gpu for job in waiting) else []
-        slots = min(self.n_jobs or len(gpus) or cores(), len(waiting))
-        threads = max(1, cores() // max(1, slots))
+        gpus = visible_gpus() if queue.uses_gpu else []
+        slots = max(1, min(self.n_jobs or len(gpus) or cores(), queue.at_once))
+        threads = max(1, cores() // slots)
         running: dict[int, Job] = {}
-        done = len(jobs) - len(waiting)
         taken: list[float] = []  # seconds of the runs that are done
         bar = tqdm(
-            total=len(jobs), initial=done, bar_format=BAR_FORMAT, dynamic_ncols=True, disable=None
+            total=queue.total,
+            initial=queue.finished,
+            bar_format=BAR_FORMAT,
+            dynamic_ncols=True,
+            disable=None,
         )
         try:
             with bar:
-                while waiting or running:
-                    for slot in set(range(slots)) - set(running):
-                        if waiting:
-                            job = running[slot] = waiting.popleft()
-                            try:
-                                variables = job_environment(threads, gpus, slot, job.uses_gpu)
-                                job.start(self.arguments(), variables)
-                            except OSError as error:  # such as a full disk: the others continue
-                                job.reason = f"could not be started: {error}"
+                while True:
+                    for slot in sorted(set(range(slots)) - set(running)):
+                        job = queue.next()
+                        if job is None:
+                            break
+                        running[slot] = job
+                        try:
+                            variables = job_environment(threads, gpus, slot, job.uses_gpu)
+                            job.start(self.arguments(), variables)
+                        except OSError as error:  # such as a full disk: the others continue
+                            job.reason = f"could not be started: {error}"
+                    if not running:
+                        break
                     for slot, job in list(running.items()):
                         code = job.poll()
                         if code is not None:
                             del running[slot]
-                            bar.update()
-                            finished = len(jobs) - len(waiting) - len(running)
                             try:
                                 how = job.finish(code)
                             except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
                                 how = f"failed: {one_line(error)}"
+                            queue.end(job)
+                            bar.update(queue.finished - bar.n)
                             if sweep.is_done(job.path, job.config):
                                 taken.append(job.seconds)
-                            bar.write(f"[{finished}/{len(jobs)}] {job.label}: {how}")
+                            bar.write(f"[{queue.finished}/{queue.total}] {job.label}: {how}")
                         elif self.timeout and job.seconds > self.timeout:
                             job.kill(f"killed after {self.timeout:g} s (hydra.launcher.timeout)")
                     if not bar.disable:
-                        show(bar, taken, [*running.values()], len(waiting), slots)
+                        waiting = queue.total - queue.finished - len(running)
+                        show(bar, taken, [*running.values()], waiting, slots)
                     time.sleep(POLL)
         finally:  # Ctrl-C and SIGTERM
             while running:
@@ -209,7 +277,6 @@ class LocalPool(Launcher):
                     else:
                         del running[slot]
                 time.sleep(0.1)
-        return [job.result for job in jobs]
 
     def arguments(self) -> list[str]:
         """The arguments of a run's command line that are not its overrides."""

@@ -144,7 +144,7 @@ class Run:
 
     @property
     def status(self) -> str | None:
-        """ "running", "done", "interrupted" or "failed"; None if metrics.json cannot be read."""
+        """ "running", "done", "interrupted", "pruned" or "failed"; None if it cannot be read."""
         try:
             return self.metrics.get("status")
         except (OSError, ValueError):
@@ -193,7 +193,7 @@ class Run:
             metrics = self.metrics
         except (OSError, ValueError):
             metrics = {}
-        if metrics.get("status") not in ("failed", "done"):  # else it recorded how it ended
+        if metrics.get("status") not in ("failed", "done", "pruned"):  # it recorded its own end
             self.write_metrics({**metrics, "status": "failed", "error": reason, "killed": killed})
 
 

@@ -1,6 +1,7 @@
 """A sweep directory: the runs of a grid, some of which an earlier attempt may have finished.
 
-sweep.json        the runs of the grid by name: the hash of their configuration, and their seed
+sweep.json        the runs of the grid by name: the hash of their configuration, and their seed;
+                  of a search, what is searched (search/study.py)
 <overrides>/      a run directory for each
 .earlier/         runs that were not finished and have been started again from the beginning
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,80 +39,20 @@ class Sweep:
     def open(cls, folder: Path, named: bool, jobs: Mapping[str, DictConfig]) -> Sweep:
         """Start or continue the sweep of these jobs.
 
-        A `named` sweep is in `folder`. Otherwise it continues the newest sweep beside `folder` that
-        has exactly these runs and that no process has locked, or starts a new one. Unfinished runs
-        that cannot be resumed are moved to .earlier/. Raises RunLockedError if another process is
-        working in the directory, and RunExistsError if a finished run has the name of another one.
+        It continues a sweep that has exactly these runs. Unfinished runs that cannot be resumed
+        are moved to .earlier/. Raises RunLockedError if another process is working in the
+        directory, and RunExistsError if a finished run has the name of another one.
         """
-        if named:
-            folder.mkdir(parents=True, exist_ok=True)
-            sweep = cls(folder, jobs, lock_directory(folder))
-        else:
-            sweep = cls._latest(folder.parent, jobs) or cls._new(folder.parent, jobs)
-        unfinished = [name for name, cfg in jobs.items() if sweep._is_unfinished(name, cfg)]
-        known = read_plan(sweep.path) | plan(jobs)
-        storage.atomic_write(
-            sweep.path / "sweep.json", (json.dumps({"runs": known}, indent=1) + "\n").encode()
-        )
-        for name in unfinished:
-            sweep._wait(name)
-            if not is_resumable(sweep.path / name, jobs[name]):
-                sweep._move_to_earlier(name)
-        return sweep
-
-    def _is_unfinished(self, name: str, cfg: DictConfig) -> bool:
-        """True if the run was started and not finished."""
-        path = self.path / name
-        if not path.exists() or is_done(path, cfg):
-            return False
-        if not any((path / part).exists() for part in ("metrics.json", ".hydra", "console.log")):
-            if path.is_dir() and not any(path.iterdir()):
-                return False
-            raise RunExistsError(f"{path}: exists and is not a run; name a new hydra.sweep.dir")
-        if Run(path).status == "done":
-            raise RunExistsError(
-                f"{path}: contains a run of another configuration or other reviews; name a new "
-                "directory with hydra.sweep.dir"
-            )
-        return True
-
-    @classmethod
-    def _latest(cls, folder: Path, jobs: Mapping[str, DictConfig]) -> Sweep | None:
         wanted = plan(jobs)
-        for file in sorted(folder.glob("*/sweep.json"), reverse=True):
-            if read_plan(file.parent) == wanted:
-                try:
-                    return cls(file.parent, jobs, lock_directory(file.parent))
-                except RunLockedError:
-                    continue
-        return None
-
-    @classmethod
-    def _new(cls, folder: Path, jobs: Mapping[str, DictConfig]) -> Sweep:
-        while True:
-            path = folder / datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
-            try:
-                path.mkdir(parents=True)
-                return cls(path, jobs, lock_directory(path))
-            except (FileExistsError, RunLockedError):  # another started in the same microsecond
-                continue
-
-    def _move_to_earlier(self, name: str) -> None:
-        """Keep the files of an unfinished run, out of the way of its next attempt."""
-        earlier = self.path / ".earlier"
-        earlier.mkdir(exist_ok=True)
-        number = 1
-        while (earlier / f"{name}-{number}").exists():
-            number += 1
-        (self.path / name).rename(earlier / f"{name}-{number}")
-
-    def _wait(self, name: str) -> None:
-        """Until the process of a run whose parent was killed has exited. Raises RunLockedError."""
-        give_up = time.monotonic() + WAIT_SECONDS
-        while is_locked(self.path / name):
-            if time.monotonic() > give_up:
-                raise RunLockedError(f"{self.path / name}: another process is working in it")
-            time.sleep(0.2)
+        path, lock = open_folder(folder, named, lambda path: read_plan(path) == wanted)
+        if read_search(path):
+            raise RunExistsError(f"{path}: contains a search; name a new hydra.sweep.dir")
+        sweep = cls(path, jobs, lock)
+        unfinished = [name for name, cfg in jobs.items() if is_unfinished(path / name, cfg)]
+        write_json(path, {"runs": read_plan(path) | wanted})
+        for name in unfinished:
+            make_room(path / name, jobs[name])
+        return sweep
 
     def done(self) -> int:
         """How many runs are done."""
@@ -139,6 +80,82 @@ class Sweep:
             yield "see train.log in a run's directory, or console.log if there is one"
         if done < len(self.jobs):
             yield "rerun the same command to finish"
+
+
+def open_folder(
+    folder: Path, named: bool, is_same: Callable[[Path], bool]
+) -> tuple[Path, int | None]:
+    """The directory of a sweep, and the lock on it, which lasts until this process ends.
+
+    A `named` sweep is in `folder`. Otherwise it is in the newest directory beside `folder` that
+    `is_same` accepts and that no process has locked, or in a new one. Raises RunLockedError.
+    """
+    if named:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder, lock_directory(folder)
+    for file in sorted(folder.parent.glob("*/sweep.json"), reverse=True):
+        if is_same(file.parent):
+            try:
+                return file.parent, lock_directory(file.parent)
+            except RunLockedError:
+                continue
+    while True:
+        path = folder.parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+        try:
+            path.mkdir(parents=True)
+            return path, lock_directory(path)
+        except (FileExistsError, RunLockedError):  # another started in the same microsecond
+            continue
+
+
+def is_unfinished(path: Path, cfg: DictConfig) -> bool:
+    """True if the run was started and not finished. Raises RunExistsError for another run."""
+    if not path.exists() or is_done(path, cfg):
+        return False
+    if not any((path / part).exists() for part in ("metrics.json", ".hydra", "console.log")):
+        if path.is_dir() and not any(path.iterdir()):
+            return False
+        raise RunExistsError(f"{path}: exists and is not a run; name a new hydra.sweep.dir")
+    if Run(path).status == "done":
+        raise RunExistsError(
+            f"{path}: contains a run of another configuration or other reviews; name a new "
+            "directory with hydra.sweep.dir"
+        )
+    return True
+
+
+def make_room(path: Path, cfg: DictConfig) -> None:
+    """Move a run that is not finished and cannot be resumed to .earlier/, beside it.
+
+    First wait until its process, whose parent was killed, has exited. Raises RunLockedError.
+    """
+    give_up = time.monotonic() + WAIT_SECONDS
+    while is_locked(path):
+        if time.monotonic() > give_up:
+            raise RunLockedError(f"{path}: another process is working in it")
+        time.sleep(0.2)
+    if is_resumable(path, cfg):
+        return
+    earlier = path.parent / ".earlier"
+    earlier.mkdir(exist_ok=True)
+    number = 1
+    while (earlier / f"{path.name}-{number}").exists():
+        number += 1
+    path.rename(earlier / f"{path.name}-{number}")
+
+
+def write_json(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write sweep.json."""
+    text = json.dumps(content, indent=1) + "\n"
+    storage.atomic_write(folder / "sweep.json", text.encode())
+
+
+def read_search(folder: Path) -> dict[str, Any]:
+    """What a search's directory says about it; empty if it is none."""
+    try:
+        return dict(reader.read_json(folder / "sweep.json", 16 * reader.MIB)["search"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def plan(jobs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]]:

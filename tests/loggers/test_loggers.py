@@ -84,7 +84,13 @@ def test_a_logger_that_is_not_chosen_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
-    options = ("logger=[tensorboard,csv]", "trainer.log_every_n_steps=3")
+    options = (
+        *("logger=[tensorboard,csv]", "trainer.log_every_n_steps=3"),
+        *(
+            "callbacks=learning_rate_monitor",
+            "callbacks.learning_rate_monitor.logging_interval=epoch",
+        ),
+    )
     run(tmp_path, *SMALL, *options, moment=Moment(STEP, 17))  # after the checkpoint of step 16
     resumed = run(tmp_path, *SMALL, *options)
     whole = run(tmp_path / "whole", *SMALL, *options)

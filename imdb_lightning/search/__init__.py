@@ -1,0 +1,1 @@
+"""Search for hyperparameters: Optuna proposes trials, each of which is a run."""

@@ -149,14 +149,17 @@ def _refuse(line: CommandLine, options: argparse.Namespace, pretraining: bool) -
 def check_jobs(line: CommandLine, may_fall_back: bool = True) -> tuple[str, ...]:
     """Warnings if there are no reviews and the synthetic corpus replaces them; else none.
 
-    Raises CommandLineError if this machine lacks what the jobs need.
+    Raises CommandLineError if this machine lacks what the jobs need. What only another machine
+    needs, a node of a cluster, is checked there.
     """
     jobs = line.jobs
-    lines = preflight.check_devices(jobs)
+    lines = [] if line.remote else preflight.check_devices(jobs)
     try:
         no_reviews = preflight.check_reviews(jobs)
     except DataError as error:
         raise CommandLineError(*lines, str(error)) from None
+    if no_reviews and line.remote:
+        return ()
     if no_reviews and (not may_fall_back or preflight.needs_real_reviews(jobs)):
         lines.append(no_reviews)
     if not no_reviews:
@@ -164,7 +167,7 @@ def check_jobs(line: CommandLine, may_fall_back: bool = True) -> tuple[str, ...]
     lines += [*preflight.check_cells(jobs), *preflight.check_components(jobs)]
     if line.space:
         lines += preflight.check_search(jobs)
-    if not lines:
+    if not lines and not line.remote:
         lines = preflight.check_precision(jobs)
     if lines:
         raise CommandLineError(*lines)

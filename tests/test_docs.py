@@ -29,6 +29,7 @@ MODULES = {  # the commands with a parser of their own
     "export": "export.__main__",
     "recipes": "recipes.__main__",
     "report": "report.__main__",
+    "search": "search.__main__",
     "bench": "bench.__main__",
     "kernel": "kernel",
     "tune": "tune.__main__",

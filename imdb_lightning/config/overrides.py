@@ -23,13 +23,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from .components import LOGGERS, REFUSED_CALLBACKS, SEVERAL
 from .identity import names_of_grid
 from .paths import absolute_path, conf_dir
-from .rules import integer, number, one_of, or_null
+from .rules import STR, Rule, integer, number, one_of, or_null
 from .schema import ADDED_KEYS, KEYS, REFUSED_ARGUMENTS, check_values, flatten
 from .space import Dimension, dimension
 from .text import did_you_mean, one_line
@@ -81,6 +81,7 @@ class CommandLine(NamedTuple):
     swept_keys: Sequence[str] = ()  # of a grid, in the order of the command line
     space: Sequence[Dimension] = ()  # of a search; `jobs` are its extremes then
     sweeper: Mapping[str, Any] = {}  # the keys of hydra.sweeper
+    remote: bool = False  # True if the runs of a grid are on other machines
 
 
 def check_command_line(
@@ -187,7 +188,11 @@ def check_command_line(
                     with names_of_grid(swept):
                         line.names.append(str(cfg.hydra.sweep.subdir))
                 where = cfg.hydra.sweep if line.multirun else cfg.hydra.run
-                line = line._replace(directory=absolute_path(where.dir))
+                target = str(cfg.hydra.launcher.get("_target_"))
+                line = line._replace(
+                    directory=absolute_path(where.dir),
+                    remote=line.multirun and target.endswith(".Slurm"),
+                )
                 with open_dict(cfg):
                     del cfg["hydra"]
         twice = {name for name in line.names if line.names.count(name) > 1}
@@ -499,11 +504,29 @@ def _taken_directories(overrides: list[Override], cfg: DictConfig) -> list[str]:
     return [f"hydra.run.dir={folder}: already contains a run; name a new directory"]
 
 
+LAUNCHER_RULES = {
+    "LocalPool": {"n_jobs": or_null(integer(1)), "timeout": or_null(number(0, above=True))},
+    "Slurm": {
+        "cpus_per_task": integer(1),
+        "signal_delay_s": integer(1, 65_535),
+        "mem_gb": or_null(number(0, above=True)),
+        **dict.fromkeys(("timeout_min", "gpus_per_node", "array_parallelism"), or_null(integer(1))),
+        **dict.fromkeys(("partition", "account", "qos", "constraint", "prefix"), or_null(STR)),
+        "setup": or_null(Rule(lambda v: isinstance(v, ListConfig), "a list of lines")),
+        "more": or_null(Rule(lambda v: isinstance(v, DictConfig), "options and their values")),
+    },
+}
+
+
 def _wrong_launcher(launcher: DictConfig) -> list[str]:
-    """The errors in the keys of local_pool; other launchers check their own."""
-    if not str(launcher.get("_target_")).endswith(".LocalPool"):
-        return []
-    rules = {"n_jobs": or_null(integer(1)), "timeout": or_null(number(0, above=True))}
+    """The errors in the keys of this project's launchers; other ones check their own."""
+    rules = LAUNCHER_RULES.get(str(launcher.get("_target_")).rpartition(".")[2], {})
+    limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
+    if isinstance(limit, int) and isinstance(delay, int) and 60 * limit <= delay + 60:
+        return [
+            f"hydra.launcher.timeout_min={limit}: must leave more than a minute before the last "
+            f"{delay} s (hydra.launcher.signal_delay_s)"
+        ]
     return [
         f"hydra.launcher.{key}={launcher.get(key)}: must be {rule.description}"
         for key, rule in rules.items()

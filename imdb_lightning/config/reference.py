@@ -13,6 +13,7 @@ python -m imdb_lightning KEY=VALUE ... trains a classifier, then tests it once.
 
   python -m imdb_lightning model=gru trainer.max_epochs=10
   python -m imdb_lightning -m model=rnn,lstm,gru seed=0,1,2     a grid of runs
+  python -m imdb_lightning -m hydra/sweeper=optuna 'optim.lr=interval(1e-3,1e-2)'    a search
   python -m imdb_lightning resume=DIRECTORY                     resume a run
   python -m imdb_lightning --cfg job                            show the configuration
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ class Job:
         self.epochs = self.first = 0  # completed now, and when it was started
         self.estimate: float | None = None  # seconds from start to end, by its epochs
         self.accuracy: float | None = None  # on val, of the latest epoch
-        self.started = time.monotonic()
+        self.started: float | None = None
         self.console = self.path / "console.log"
         self.deadline: float | None = None  # for SIGKILL
         self.reason = ""  # why it was killed
@@ -85,7 +86,7 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return 0.0 if self.started is None else time.monotonic() - self.started
 
     def update(self) -> float | None:
         """Read the epochs so far; the estimate, renewed with every epoch."""
@@ -114,12 +115,12 @@ class Job:
         """A line about the run, whose process has exited. Records a failure in its directory."""
         run, seconds = Run(self.path), self.seconds
         if sweep.is_done(self.path, self.config):
-            self.console.unlink()  # train.log has it all
+            self.console.unlink(missing_ok=True)  # train.log has it all
             self.result.return_value = accuracy = run.val_accuracy
             result = "done" if math.isnan(accuracy) else f"val accuracy {accuracy:.4f}"
             return f"{result}, {seconds:.0f} s"
         if run.status == "pruned":
-            self.console.unlink()
+            self.console.unlink(missing_ok=True)
             self.result.return_value = accuracy = run.val_accuracy
             epochs = run.completed_epochs
             return f"pruned after epoch {epochs}, val accuracy {accuracy:.4f}, {seconds:.0f} s"
@@ -185,15 +186,8 @@ class Batch:
         self.finished += 1
 
 
-class LocalPool(Launcher):
-    """`n_jobs` runs at a time, `timeout` seconds each.
-
-    Without `n_jobs` one for each GPU, or for each core; the runs share the cores.
-    """
-
-    def __init__(self, n_jobs: int | None, timeout: float | None) -> None:
-        self.n_jobs = n_jobs
-        self.timeout = timeout
+class Pool(Launcher):
+    """A launcher that runs a queue of jobs, each as `python -m imdb_lightning ...`."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -217,24 +211,45 @@ class LocalPool(Launcher):
         """A job, whose configuration Hydra composes."""
         return Job(self.load(self.config, list(overrides)), overrides, label)
 
-    def run(self, queue: Queue) -> None:
-        """Run the jobs of `queue` until it has no more."""
-        from ..runtime.process import cores  # late: it imports torch, which takes seconds
+    def arguments(self) -> list[str]:
+        """The arguments of a run's command line that are not its overrides."""
+        sources = self.config.hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
+        overrides = [
+            text for text in self.config.hydra.overrides.hydra if not text.startswith(NOT_FORWARDED)
+        ]
+        return [*(f"--config-dir={folder}" for folder in folders), *overrides]
 
+    def start_logging(self) -> None:
+        """As Hydra does it for a sweep."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+
+    @abstractmethod
+    def run(self, queue: Queue) -> None:
+        """Run the jobs of `queue` until it has no more."""
+
+
+class LocalPool(Pool):
+    """`n_jobs` runs at a time, `timeout` seconds each.
+
+    Without `n_jobs` one for each GPU, or for each core; the runs share the cores.
+    """
+
+    def __init__(self, n_jobs: int | None, timeout: float | None) -> None:
+        self.n_jobs = n_jobs
+        self.timeout = timeout
+
+    def run(self, queue: Queue) -> None:
+        from ..runtime.process import cores  # late: it imports torch, which takes seconds
+
+        self.start_logging()
         gpus = visible_gpus() if queue.uses_gpu else []
         slots = max(1, min(self.n_jobs or len(gpus) or cores(), queue.at_once))
         threads = max(1, cores() // slots)
         running: dict[int, Job] = {}
         taken: list[float] = []  # seconds of the runs that are done
-        bar = tqdm(
-            total=queue.total,
-            initial=queue.finished,
-            bar_format=BAR_FORMAT,
-            dynamic_ncols=True,
-            disable=None,
-        )
+        bar = progress_bar(queue)
         try:
             with bar:
                 while True:
@@ -278,14 +293,15 @@ class LocalPool(Launcher):
                         del running[slot]
                 time.sleep(0.1)
 
-    def arguments(self) -> list[str]:
-        """The arguments of a run's command line that are not its overrides."""
-        sources = self.config.hydra.runtime.config_sources
-        folders = [source.path for source in sources if source.provider == "command-line"]
-        overrides = [
-            text for text in self.config.hydra.overrides.hydra if not text.startswith(NOT_FORWARDED)
-        ]
-        return [*(f"--config-dir={folder}" for folder in folders), *overrides]
+
+def progress_bar(queue: Queue) -> tqdm:
+    return tqdm(
+        total=queue.total,
+        initial=queue.finished,
+        bar_format=BAR_FORMAT,
+        dynamic_ncols=True,
+        disable=None,
+    )
 
 
 def show(

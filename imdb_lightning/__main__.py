@@ -20,8 +20,8 @@ from .config.identity import names_of_grid
 from .config.overrides import CommandLine
 from .config.paths import conf_dir
 from .config.text import quote
-from .plan import CommandLineError, NothingToDoError, make_plan
-from .runtime import signals
+from .plan import CommandLineError, NothingToDoError, Plan, make_plan
+from .runtime import distributed, signals
 from .runtime.version import __version__
 
 
@@ -43,18 +43,67 @@ def main(argv: Sequence[str] | None = None, pretraining: bool = False) -> None:
     if "--version" in arguments:
         print(f"imdb_lightning {__version__}")
         return
+    if distributed.is_launched():
+        run_together(arguments, pretraining)
+        return
+    plan = plan_or_exit(arguments, pretraining)
+    if plan.nodes > 1:
+        cli.fail(
+            f"trainer.num_nodes={plan.nodes}: start it on each machine, by torchrun or srun; "
+            "docs/scale.md shows how"
+        )
+    if plan.devices > 1:
+        sys.exit(distributed.spawn(plan.devices, arguments))
+    run_plan(plan)
+
+
+def run_together(arguments: Sequence[str], pretraining: bool) -> None:
+    """In one of the processes of a run: the first one plans, the others do as it does."""
+    from .runtime.distributed import PeerError
+
+    try:
+        distributed.connect()
+        if distributed.rank() > 0:
+            shared: list[str] = distributed.from_first([])
+            if not shared:
+                sys.exit(0)
+            quiet = "hydra.job_logging.root.handlers=[console] hydra.job_logging.root.level=ERROR"
+            run_jobs([*shared, "hydra.output_subdir=null", *quiet.split()])
+            return
+        try:
+            plan = plan_or_exit(arguments, pretraining)
+            if plan.devices * plan.nodes != distributed.world_size():
+                cli.fail(
+                    f"{distributed.world_size()} processes were started, but trainer.devices * "
+                    f"trainer.num_nodes is {plan.devices * plan.nodes}"
+                )
+        except SystemExit:
+            distributed.from_first([])
+            raise
+        run_plan(plan)
+    except PeerError as error:
+        cli.fail(str(error), code=cli.FAILED)
+
+
+def plan_or_exit(arguments: Sequence[str], pretraining: bool) -> Plan:
+    """The plan of a command line. Exits with 2 if it is wrong, with 0 if there is nothing to do."""
     try:
         plan = make_plan(arguments, pretraining)
     except CommandLineError as error:
         cli.fail(*error.args)
     except NothingToDoError as done:
         print(done)
-        return
+        sys.exit(0)
     if plan.wants_help:
         from .config.reference import help_text
 
         print(help_text())
-        return
+        sys.exit(0)
+    return plan
+
+
+def run_plan(plan: Plan) -> None:
+    """Run what is planned."""
     cli.report(*plan.warnings)
     print(*plan.notes, sep="\n", end="\n" if plan.notes else "", flush=True)
     if plan.grid is not None and plan.grid.space:
@@ -64,12 +113,12 @@ def main(argv: Sequence[str] | None = None, pretraining: bool = False) -> None:
     if plan.keeps_nothing:
         with tempfile.TemporaryDirectory(prefix="imdb_lightning-") as folder:
             here = [f"hydra.run.dir={quote(folder)}", "hydra.output_subdir=null"]
-            run_jobs([*plan.arguments, *here])
+            run_jobs(distributed.from_first([*plan.arguments, *here]))
         print("fast_dev_run: train, val and test work; nothing was kept")
         return
     if plan.directory is not None:
         create_directory(plan.directory)
-    run_jobs(plan.arguments)
+    run_jobs(distributed.from_first(plan.arguments))
 
 
 def create_directory(directory: Path) -> None:
@@ -88,12 +137,14 @@ def run_grid(line: CommandLine, arguments: Sequence[str]) -> NoReturn:
     Exits with 0 if all of them are done, else with 1.
     """
     from .runs.run import RunExistsError, RunLockedError
+    from .runs.slurm import SlurmError, active_runs
     from .runs.sweep import Sweep
 
     jobs = dict(zip(line.names, line.jobs, strict=True))
     try:
-        sweep = Sweep.open(Path(line.directory), line.sweep_named, jobs)
-    except (RunLockedError, RunExistsError, OSError) as error:
+        active = {"active": active_runs} if line.remote else {}
+        sweep = Sweep.open(Path(line.directory), line.sweep_named, jobs, **active)
+    except (RunLockedError, RunExistsError, SlurmError, OSError) as error:
         cli.fail(str(error))
     done = sweep.done()
     if done:
@@ -158,11 +209,13 @@ def run_jobs(arguments: Sequence[str]) -> None:
         from .runs.run import Run, RunExistsError, RunLockedError
         from .runs.sweep import is_done, is_resumable
         from .runtime import process
+        from .runtime.distributed import PeerError, is_peer_error
         from .train import train
 
         expected = (
             *(DataError, RunExistsError, RunLockedError, ResumeError),
             *(CorruptCheckpointError, NonFiniteError, OSError, MisconfigurationException),
+            PeerError,
         )
         hydra_config = HydraConfig.get()
         run_dir = Path(hydra_config.runtime.output_dir)
@@ -178,9 +231,13 @@ def run_jobs(arguments: Sequence[str]) -> None:
             train(cfg, run_dir)
             return Run(run_dir).val_accuracy
         except expected as error:
-            log.error("%s", error)
-        except Exception:
-            log.exception("the run failed")
+            if distributed.rank() == 0:  # the others say the same
+                log.error("%s", error)
+        except Exception as error:
+            if is_peer_error(error):
+                log.error("another process of the run has ended")
+            else:
+                log.exception("the run failed")
         if in_grid:
             raise RuntimeError(f"failed: {run_dir}") from None
         failures.append(str(run_dir))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from . import preflight
 from .config.overrides import SYNONYMS, CommandLine, check_command_line
@@ -46,6 +46,8 @@ class Plan(NamedTuple):
     grid: CommandLine | None = None  # the jobs of a grid
     wants_help: bool = False
     keeps_nothing: bool = False  # a fast_dev_run: in a directory that is removed
+    devices: int = 1  # processes of the run on this machine
+    nodes: int = 1  # machines of the run
     warnings: tuple[str, ...] = ()  # for standard error
     notes: tuple[str, ...] = ()  # for standard output
 
@@ -55,12 +57,24 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
 
     Raises CommandLineError or NothingToDoError.
     """
+    plan, jobs = _make_plan(argv, pretraining)
+    if plan.grid is None and jobs:
+        devices = jobs[0].trainer.get("devices", 1)
+        return plan._replace(
+            devices=len(devices) if isinstance(devices, ListConfig) else devices,
+            nodes=jobs[0].trainer.get("num_nodes", 1),
+        )
+    return plan
+
+
+def _make_plan(argv: Sequence[str], pretraining: bool) -> tuple[Plan, Sequence[DictConfig]]:
+    """The plan, and the configurations of what it runs."""
     arguments = [resume.quote_path_override(text) for text in argv]
     options = _parse(arguments)
     if options.help:
-        return Plan(arguments, wants_help=True)
+        return Plan(arguments, wants_help=True), ()
     if options.hydra_help or options.shell_completion:
-        return Plan(arguments)
+        return Plan(arguments), ()
     if options.config_name or options.config_path or options.experimental_rerun:
         raise CommandLineError(
             "the configuration is conf/config.yaml; put yours into --config-dir as experiments"
@@ -73,7 +87,7 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
     _refuse(line, options, pretraining)
     flags = [text for text in arguments if text not in options.overrides]
     if options.cfg or options.info:
-        return Plan([*flags, *line.overrides])
+        return Plan([*flags, *line.overrides]), ()
     wanted = line.jobs[0].resume
     if wanted not in (None, "auto"):
         path = Path(absolute_path(wanted))
@@ -93,12 +107,13 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
         overrides = [*overrides, "resume=null"]
     overrides = [*overrides, *line.naming]
     if any(cfg.trainer.get("fast_dev_run") for cfg in line.jobs):
-        return Plan([*flags, *overrides], keeps_nothing=True, warnings=warnings)
+        return Plan([*flags, *overrides], keeps_nothing=True, warnings=warnings), line.jobs
     if line.multirun:
-        return Plan([*flags, *overrides], grid=line, warnings=warnings)
+        return Plan([*flags, *overrides], grid=line, warnings=warnings), ()
     run_dir = f"hydra.run.dir={quote(line.directory)}"  # not a microsecond later
     directory = Path(line.directory)
-    return Plan([*flags, *overrides, run_dir], directory, warnings=warnings, notes=notes)
+    plan = Plan([*flags, *overrides, run_dir], directory, warnings=warnings, notes=notes)
+    return plan, line.jobs
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -206,7 +221,7 @@ def _check_consent(
 
 def _plan_resume(
     path: Path, flags: Sequence[str], given: Sequence[str], config_dir: str | None
-) -> Plan:
+) -> tuple[Plan, Sequence[DictConfig]]:
     """Resume the run in `path` with the overrides that are `given`."""
     given = [text for text in given if resume.override_key(text) not in ("resume", "hydra.run.dir")]
     try:
@@ -224,4 +239,4 @@ def _plan_resume(
         raise NothingToDoError(f"{path} is done{more}")
     check_jobs(line, may_fall_back=False)
     here = [f"hydra.run.dir={quote(str(path))}", "hydra.output_subdir=null"]
-    return Plan([*flags, *line.overrides, *here], path)
+    return Plan([*flags, *line.overrides, *here], path), line.jobs

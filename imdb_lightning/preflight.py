@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from .config.components import LOGGERS, PACKAGES, SEVERAL, chosen
 from .config.text import one_line
@@ -15,11 +15,19 @@ from .config.text import one_line
 def check_devices(jobs: Sequence[DictConfig]) -> list[str]:
     """A line for each accelerator that is not available."""
     wanted = {cfg.trainer.accelerator for cfg in jobs}
-    if not wanted - {"auto", "cpu"}:
+    one = all(cfg.trainer.devices == 1 for cfg in jobs)
+    if not wanted - {"auto", "cpu"} and (one or wanted == {"cpu"}):
         return []
     import torch  # late: takes seconds, and only this check needs it
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    several = {
+        len(d) if isinstance(d, ListConfig) else d for d in (c.trainer.devices for c in jobs)
+    }
+    if cuda and max(several) > torch.cuda.device_count():
+        return [
+            f"trainer.devices={max(several)}: this machine has {torch.cuda.device_count()} GPUs"
+        ]
     available = {"auto": True, "cpu": True, "gpu": cuda or mps, "cuda": cuda, "mps": mps}
     return [
         f"trainer.accelerator={name}: this machine has no such device; use trainer=cpu or auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from .data.datamodule import ReviewDataModule
 from .loggers.build import build_loggers, close
 from .model.classifier import Classifier
 from .runs import checkpoint, resume, storage
-from .runs.run import Run
-from .runtime import contention, process, provenance
+from .runs.run import Follower, Run
+from .runtime import contention, distributed, process, provenance
 from .transfer.pretrained import Pretrained
 from .transfer.teacher import Teachers
 
@@ -38,16 +39,28 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """
     metadata = provenance.run_metadata(cfg)
     with process.preserve_global_state(), contention.yield_to_others():
+        if distributed.rank() > 0:
+            return _follow(cfg, Follower(run_dir), metadata)
         if cfg.resume is None:
             with Run.create(run_dir, {"status": "running", **metadata}) as run:
                 return _train(cfg, run, RunLogger(run, metadata), None, {})
         with Run.open(run_dir) as run:
-            needs_best = cfg.test_checkpoint == "best"
-            found = resume.load_checkpoint(run, needs_best, cfg.trainer.max_epochs)
-            path, resumed = found or (None, {})
-            if resumed and resumed["threads"] <= process.cores():
-                torch.set_num_threads(resumed["threads"])  # they determine the order of sums
-            return _train(cfg, run, RunLogger(run, metadata, resumed.get("run_log")), path, resumed)
+            return _resume(cfg, run, metadata)
+
+
+def _resume(cfg: DictConfig, run: Run, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    found = resume.load_checkpoint(run, cfg.test_checkpoint == "best", cfg.trainer.max_epochs)
+    path, resumed = found or (None, {})
+    if resumed and resumed["threads"] <= process.cores():
+        torch.set_num_threads(resumed["threads"])  # they determine the order of sums
+    return _train(cfg, run, RunLogger(run, metadata, resumed.get("run_log")), path, resumed)
+
+
+def _follow(cfg: DictConfig, run: Run, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """In a process of the run that is not its first one."""
+    if cfg.resume is not None:
+        return _resume(cfg, run, metadata)
+    return _train(cfg, run, RunLogger(run, metadata), None, {})
 
 
 def _train(
@@ -74,6 +87,8 @@ def _train(
             },
             resume_position=(progress["epoch"], progress["batch"]),
             overfit=bool(cfg.trainer.get("overfit_batches")),
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
         )
         data.setup()
         if cfg.resume is not None:
@@ -81,7 +96,8 @@ def _train(
             resume.check_data(run, data.tokenizer_json, known, resumed or None)
             resume.log_position(resumed or None, run_logger.metrics["versions"])
         run.write_config(cfg)
-        storage.atomic_write(run.tokenizer, data.tokenizer_json.encode())
+        if run.writes:
+            storage.atomic_write(run.tokenizer, data.tokenizer_json.encode())
 
         if "pretrain" in cfg:
             from .pretrain.vectors import pretrain_vectors  # gensim is an extra
@@ -96,7 +112,7 @@ def _train(
             soft_labels_N=None if soft_labels_N is None else torch.from_numpy(soft_labels_N),
             pretrained=pretrained.state_dict() if pretrained else None,
         )
-        loggers = build_loggers(cfg, run, run_logger.logger_ids)
+        loggers = build_loggers(cfg, run, run_logger.logger_ids) if run.writes else {}
         callbacks: list[Callback] = [
             Validations(),
             run_logger,  # before the checkpoints, so that metrics.json is never behind them
@@ -106,7 +122,8 @@ def _train(
             TestReport(run, run_logger, loggers),
         ]
         run_logger.start_logging(cfg, loggers)
-        trainer = build_trainer(cfg, run, callbacks, [run_logger.history, *loggers.values()])
+        every = [run_logger.history, *loggers.values()] if run.writes else []
+        trainer = build_trainer(cfg, run, callbacks, every)
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)
             resumed.clear()  # the memory of a second set of weights

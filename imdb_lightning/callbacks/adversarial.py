@@ -57,7 +57,7 @@ class AdversarialTraining(Callback):
         set_random_state(self.random_state, model.device)
         with trainer.precision_plugin.train_step_context():
             loss_B, _ = model.losses(self.batch)
-            loss = loss_B.mean() / trainer.accumulate_grad_batches
+            loss = model.mean(loss_B, self.batch) / trainer.accumulate_grad_batches
         loss.backward()
         set_random_state(after, model.device)
         self.embedded_TBE = self.perturbation_TBE = None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from ..runs.checkpoint import NOT_BITWISE, TrainingProgress
 from ..runs.run import Run
-from ..runtime import signals
+from ..runtime import distributed, signals
 from ..runtime.provenance import device_name
 from ..runtime.random_state import get_random_state, set_random_state
 from .run_logger import RunLogger
@@ -52,7 +54,10 @@ class RunCheckpoint(Checkpoint):
         del checkpoint["loops"]
         within_epoch = self.progress.batch > 0
         checkpoint["progress"] = self.progress._asdict()
-        checkpoint["random_state"] = get_random_state(trainer.strategy.root_device)
+        first, *others = distributed.gather(get_random_state(trainer.strategy.root_device))
+        checkpoint["random_state"] = first
+        if others:
+            checkpoint["random_states"] = others  # of the processes but the first
         checkpoint["epoch_outputs"] = model.outputs_state("train") if within_epoch else []
         if within_epoch and model.has_outputs("val"):  # of a validation within the epoch
             checkpoint["val_outputs"] = model.outputs_state("val")
@@ -76,6 +81,7 @@ class RunCheckpoint(Checkpoint):
         signals.defer()
         self.saved = time.monotonic()
         if self.resume_from is None:
+            reseed(0)
             return
         self.progress = TrainingProgress(**self.resume_from["progress"])
         now = device_name(trainer.strategy.root_device)
@@ -88,7 +94,7 @@ class RunCheckpoint(Checkpoint):
         optimizer = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer
         optimizer.step.total.ready = optimizer.step.total.completed = self.progress.step
         trainer.should_stop = self.progress.stopped
-        set_random_state(self.resume_from["random_state"], trainer.strategy.root_device)
+        self._restore_random_state(trainer)
         if self.progress.batch == 0:
             self.resume_from = None
 
@@ -106,8 +112,18 @@ class RunCheckpoint(Checkpoint):
         model.load_outputs_state("train", self.resume_from["epoch_outputs"])
         if "val_outputs" in self.resume_from:
             model.load_outputs_state("val", self.resume_from["val_outputs"])
-        set_random_state(self.resume_from["random_state"], trainer.strategy.root_device)
+        self._restore_random_state(trainer)
         self.resume_from = None
+
+    def _restore_random_state(self, trainer: lightning.Trainer) -> None:
+        """That of this process; with another number of processes than before, a new one."""
+        assert self.resume_from is not None
+        states = [self.resume_from["random_state"], *self.resume_from.get("random_states", ())]
+        rank = distributed.rank()
+        if rank == 0 or len(states) == distributed.world_size():
+            set_random_state(states[rank], trainer.strategy.root_device)
+        else:
+            reseed(self.progress.step)
 
     # Save
 
@@ -125,7 +141,8 @@ class RunCheckpoint(Checkpoint):
         elapsed = time.monotonic() - self.saved
         due = self.every_seconds is not None and elapsed >= self.every_seconds
         due = due or bool(self.every_steps and done % self.every_steps == 0)
-        if signals.requested or due:
+        signal, due = map(bool, distributed.maximum(signals.requested or 0, due))
+        if signal or due:
             epoch, step = trainer.current_epoch, trainer.global_step
             progress = TrainingProgress(epoch, done, step, trainer.should_stop)
             assert trainer.val_check_batch is not None
@@ -152,9 +169,11 @@ class RunCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.run.best)
         trainer.save_checkpoint(self.run.last)
         self.saved = time.monotonic()
+        distributed.agree_on_signal()
         signals.exit_if_requested()
 
     def on_train_end(self, trainer: lightning.Trainer, model: Any) -> None:
+        distributed.agree_on_signal()
         signals.undefer()
         signals.exit_if_requested()
 
@@ -162,3 +181,11 @@ class RunCheckpoint(Checkpoint):
         self, trainer: lightning.Trainer, model: Any, exception: BaseException
     ) -> None:
         signals.undefer()
+
+
+def reseed(step: int) -> None:
+    """Random numbers of its own for each process but the first, from the seed of the run."""
+    if distributed.rank() > 0:
+        seed = int(os.environ["PL_GLOBAL_SEED"])
+        words = np.random.SeedSequence([seed, distributed.rank(), step]).generate_state(1)
+        torch.manual_seed(int(words[0]))

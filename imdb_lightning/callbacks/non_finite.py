@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from ..data.batches import COPY
 from ..runs import storage
 from ..runs.run import Run
+from ..runtime import distributed
 
 
 class NonFiniteError(Exception):
@@ -45,7 +47,9 @@ class NonFiniteGuard(Callback):
 
     def __init__(self, run: Run) -> None:
         self.file = run.non_finite
-        self.file.unlink(missing_ok=True)  # of an earlier process
+        self.writes = run.writes
+        if self.writes:
+            self.file.unlink(missing_ok=True)  # of an earlier process
         self.losses: list[Tensor] = []  # of the batches of one step
         self.reviews: list[Tensor] = []
         self.pending: deque[Step] = deque()
@@ -71,6 +75,8 @@ class NonFiniteGuard(Callback):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         losses, reviews = self.losses, self.reviews
         self.losses, self.reviews = [], []
+        if distributed.world_size() > 1:
+            losses = [cast(Tensor, model.loss_of_step)]  # of all processes, as the gradients are
         step = Step(
             trainer.current_epoch + 1,
             trainer.fit_loop.epoch_loop.batch_progress.current.ready,
@@ -130,6 +136,8 @@ class NonFiniteGuard(Callback):
 
     def _stop(self, step: Step) -> None:
         loss, norm = step.numbers.tolist()
+        reviews = torch.cat(step.reviews)
+        every = torch.cat(distributed.gather(reviews[reviews != COPY]))
         details = {
             "epoch": step.epoch,
             "batch": step.batch,
@@ -137,9 +145,10 @@ class NonFiniteGuard(Callback):
             "loss": str(loss),  # JSON cannot express NaN
             "gradient_norm": str(norm),
             "lr": step.lr,
-            "reviews": torch.cat(step.reviews).tolist(),
+            "reviews": every.tolist(),
         }
-        storage.atomic_write(self.file, (json.dumps(details) + "\n").encode())
+        if self.writes:
+            storage.atomic_write(self.file, (json.dumps(details) + "\n").encode())
         raise NonFiniteError(
             f"step {details['step']} (epoch {details['epoch']}, batch {details['batch']}): loss "
             f"{details['loss']}, gradient norm {details['gradient_norm']} at learning rate "

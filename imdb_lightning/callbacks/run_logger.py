@@ -19,6 +19,7 @@ from ..data.datamodule import ReviewDataModule
 from ..loggers.build import ids_of, start
 from ..loggers.history import History
 from ..runs.run import Run
+from ..runtime import distributed
 from ..runtime.provenance import device_name, peak_memory, processor_name
 
 
@@ -179,14 +180,21 @@ class RunLogger(Callback):
             log.info("stopped after %d steps by %s", trainer.global_step, reason)
 
     def add_resources(self, device: torch.device) -> None:
-        """Seconds, CPU seconds of all threads, device, processor and memory, at the end."""
+        """Seconds, CPU seconds of all threads, device, processor and memory, at the end.
+
+        Of several processes the sum, and the largest memory.
+        """
+        own = time.process_time() - self.cpu_started, peak_memory()
+        cpu_seconds, peaks = zip(*distributed.gather(own), strict=True)
         self.metrics |= {
             "seconds": time.perf_counter() - self.started,
-            "cpu_seconds": time.process_time() - self.cpu_started,
+            "cpu_seconds": sum(cpu_seconds),
             "device": device_name(device),
             "processor": processor_name(),
-            "peak_memory": peak_memory(),
+            "peak_memory": max(peaks) if None not in peaks else None,
         }
+        if len(peaks) > 1:
+            self.metrics["processes"] = len(peaks)
 
     def on_run_end(self) -> None:
         """Write "done", after everything else: it means that all other files are complete."""
@@ -208,6 +216,8 @@ class RunLogger(Callback):
             "status": "interrupted" if interrupted else "failed",
             "error": f"{type(error).__name__}: {error}",
         }
+        if distributed.is_peer_error(error):  # the run can be resumed
+            self.metrics |= {"error": "another process of the run has ended", "killed": True}
         if interrupted:
             log.info("interrupted; resume=%s continues from here", self.run.path)
         try:  # fails too on a full disk, and the file from before is kept

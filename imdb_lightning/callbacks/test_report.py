@@ -44,6 +44,8 @@ class TestReport(Callback):
             "test/acc": test.accuracy,
             "test/loss": test.loss,
         }
+        if not self.run.writes:
+            return
         predictions.write(self.run.predictions, {"val": val, "test": test})
         curves = figures.learning_curves(metrics)
         storage.atomic_write(self.run.curves, figures.png(curves))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
@@ -14,8 +16,10 @@ from omegaconf import DictConfig
 
 from ..runs import checkpoint
 from ..runs.run import Run
+from ..runtime import distributed
 from .adversarial import AdversarialTraining
 from .configured import configured_callbacks
+from .data_parallel import DataParallel, GradientSum
 from .ema import EMA
 from .progress import EpochProgressBar
 from .summary import Summary
@@ -26,6 +30,10 @@ PROFILERS: dict[str, type[Profiler]] = {
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
+
+
+def len_of(devices: Any) -> int:
+    return devices if isinstance(devices, int) else len(devices)
 
 
 def build_trainer(
@@ -59,11 +67,24 @@ def build_trainer(
         configured.append(AdversarialTraining(cfg.optim.adversarial_epsilon))
     if cfg.optim.ema_decay is not None:
         configured.append(EMA(decay=cfg.optim.ema_decay))
+    if distributed.world_size() == 1 and len_of(arguments["devices"]) > 1:
+        raise MisconfigurationException(
+            f"trainer.devices={arguments['devices']}: several processes are started by "
+            "python -m imdb_lightning, with or without hydra/launcher=local_pool or slurm"
+        )
+    plugins: list[Any] = [checkpoint.ChecksummedCheckpointIO()]
+    arguments.pop("strategy", None)  # there is one for one process and one for several
+    if distributed.world_size() > 1:
+        arguments |= {"strategy": DataParallel(), "use_distributed_sampler": False}
+        plugins.append(TorchElasticEnvironment())
+        callbacks = [GradientSum(), *callbacks]
+        if not run.writes:
+            shown = dict.fromkeys(shown, False)
     return lightning.Trainer(
         **arguments,
         **shown,
         callbacks=[*callbacks, *configured],
-        plugins=[checkpoint.ChecksummedCheckpointIO()],
+        plugins=plugins,
         logger=[*loggers],
         num_sanity_val_steps=0,
         default_root_dir=run.path,

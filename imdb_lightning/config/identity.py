@@ -26,6 +26,8 @@ MACHINE_KEYS = ("data.path", "data.cache_dir", "data.num_workers", "data.fallbac
 UPSTREAM_KEYS = ("pretrained", "teacher")
 # Keys that do not change the mathematics of a model: replicas may differ in them.
 REPLICA_KEYS = ("seed", "trainer.accelerator", "trainer.devices", "model.implementation")
+# The processes of a run, which may change when it is resumed: sums are in another order then.
+PROCESS_KEYS = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
 # The key that may change when a run is resumed.
 RESUMABLE_KEY = "trainer.max_epochs"
 # But not under these schedules, which span the whole run.

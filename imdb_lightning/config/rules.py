@@ -89,7 +89,10 @@ FRACTIONS = Rule(
     "a list of two numbers >= 0 and < 1, such as [0.9,0.999]",
 )
 BOOL = one_of(True, False)
-ONE_DEVICE = Rule(
-    lambda v: v in (1, "1", "auto") or (isinstance(v, list) and len(v) == 1),
-    "1, or a list of one device number such as [0]; a sweep spreads runs over devices",
+DEVICES = Rule(
+    lambda v: (
+        (isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 1024)
+        or (isinstance(v, list) and len(v) > 0 and all(map(integer(0).accepts, v)))
+    ),
+    "an integer >= 1, or a list of device numbers such as [0,1]",
 )

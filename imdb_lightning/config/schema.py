@@ -15,9 +15,9 @@ from .components import REFUSED_CALLBACKS, SEVERAL
 from .paths import absolute_path
 from .rules import (
     BOOL,
+    DEVICES,
     DURATION,
     FRACTIONS,
-    ONE_DEVICE,
     STR,
     STRS,
     Rule,
@@ -59,7 +59,7 @@ GROUPS = {
     "optim": "adam (the default), adamw, sgd, rmsprop, nadam, radam, adagrad: of torch.optim",
     "schedule": "constant (the default), one_cycle, cosine, linear_warmup, step, "
     "reduce_on_plateau: of the learning rate",
-    "trainer": "auto (the default), cpu, gpu",
+    "trainer": "auto (the default), cpu, gpu, ddp (two processes)",
     "callbacks": "default, early_stopping, learning_rate_monitor, model_summary, "
     "rich_progress_bar, device_stats_monitor, timer, gradient_accumulation_scheduler: of "
     "Lightning; several as [a,b]",
@@ -399,7 +399,15 @@ SCHEMA = (
         "auto",
         "the device to train on",
     ),
-    Key("trainer.devices", ONE_DEVICE, 1, "one device, or a list of one device number"),
+    Key("trainer.devices", DEVICES, 1, "devices of each machine, a process each, or their numbers"),
+    Key(
+        "trainer.num_nodes",
+        integer(1, 10_000),
+        1,
+        "machines; started by torchrun on each of them, or by srun",
+        added=True,
+    ),
+    Key("trainer.strategy", one_of("auto", "ddp"), "auto", "ddp: several processes", added=True),
     Key(
         "trainer.precision",
         one_of("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"),
@@ -568,9 +576,8 @@ SCHEMA = (
 )
 
 # The other arguments of lightning.Trainer, and why they are refused.
-ONE_PROCESS = "a run is one process on one device; a grid (-m) spreads runs over devices"
 REFUSED_ARGUMENTS = {
-    **dict.fromkeys(("strategy", "num_nodes", "use_distributed_sampler"), ONE_PROCESS),
+    "use_distributed_sampler": "each process has its rows of each batch, whatever their number",
     "logger": "choose loggers as in logger=csv or logger=[tensorboard,csv]",
     "callbacks": "choose callbacks as in callbacks=early_stopping",
     "check_val_every_n_epoch": "each epoch is recorded with its validation",
@@ -721,7 +728,7 @@ def check_combinations(values: dict[str, Any]) -> list[str]:
         lines.append("trainer.benchmark=true needs trainer.deterministic=false")
     devices = values.get("trainer.devices")
     if values.get("trainer.accelerator") == "cpu" and isinstance(devices, list):
-        lines.append(f"trainer.devices={devices}: a CPU has no device numbers; use 1")
+        lines.append(f"trainer.devices={devices}: a CPU has no device numbers; use {len(devices)}")
     if values.get("data.train_on_val") and not is_pretraining:
         patience = values.get("callbacks.early_stopping.patience")
         if values.get("test_checkpoint") != "last" or patience is not None:

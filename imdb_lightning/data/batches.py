@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch.utils.data import Dataset, Sampler
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+COPY = 2**62  # the index of a review that only keeps a process busy, and counts for nothing
 
 POOL_BATCHES = 50  # batches that are sorted by length together: little padding, yet well mixed
 
@@ -37,17 +40,26 @@ class EncodedReviews(Dataset):
         return np.diff(self.offsets)
 
     def __getitems__(self, rows: list[int]) -> Batch:
-        """(tokens_BT, lengths_B, labels_B, index_B), all int64, padded on the right with 0."""
-        rows_B = np.asarray(rows)
+        """(tokens_BT, lengths_B, labels_B, index_B), all int64, padded on the right with 0.
+
+        Row ~n is review n with the index COPY.
+        """
+        rows_B, index_B = self.rows_and_index(rows)
         starts_B = self.offsets[rows_B]
         lengths_B = self.offsets[rows_B + 1] - starts_B
         t_T = np.arange(lengths_B.max())
         inside_BT = t_T < lengths_B[:, None]
         tokens_BT = np.zeros(inside_BT.shape, dtype=np.int64)
         tokens_BT[inside_BT] = self.tokens[(starts_B[:, None] + t_T)[inside_BT]]
-        batch = (tokens_BT, lengths_B, self.labels[rows_B], self.index[rows_B])
+        batch = (tokens_BT, lengths_B, self.labels[rows_B], index_B)
         tokens, lengths, labels, index = map(torch.from_numpy, batch)
         return tokens, lengths, labels, index
+
+    def rows_and_index(self, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        rows_B = np.asarray(rows)
+        is_copy_B = rows_B < 0
+        rows_B = np.where(is_copy_B, ~rows_B, rows_B)
+        return rows_B, np.where(is_copy_B, COPY, self.index[rows_B])
 
 
 class DeviceLoader:
@@ -60,9 +72,10 @@ class DeviceLoader:
     def __init__(
         self,
         reviews: EncodedReviews,
-        sampler: BucketBatchSampler | SortedBatchSampler,
+        sampler: Order,
         device: torch.device,
     ) -> None:
+        self.reviews = reviews
         self.lengths = reviews.lengths
         self.batch_sampler = sampler  # Lightning sets its epoch
         whole = reviews.__getitems__([*range(len(reviews))])
@@ -84,15 +97,18 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         torch.empty((), dtype=torch.int64).random_()
         batches = list(self.batch_sampler)
-        rows = np.fromiter((row for batch in batches for row in batch), np.int64)
-        order = torch.from_numpy(rows).to(self.tokens_NT.device)
+        rows_N, index_N = self.reviews.rows_and_index([row for batch in batches for row in batch])
+        device = self.tokens_NT.device
+        order = torch.from_numpy(rows_N).to(device)
         tokens_NT, *columns = (tensor[order] for tensor in (self.tokens_NT, *self.columns))
+        columns[-1] = torch.from_numpy(index_N).to(device)
         start = 0
         for batch in batches:
             part = slice(start, start + len(batch))
             start = part.stop
+            longest = self.lengths[rows_N[part]].max()
             lengths, labels, index = (column[part] for column in columns)
-            yield tokens_NT[part, : self.lengths[batch].max()].long(), lengths, labels, index
+            yield tokens_NT[part, :longest].long(), lengths, labels, index
 
 
 class BucketBatchSampler(Sampler[list[int]]):
@@ -152,6 +168,34 @@ class SortedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return (batch.tolist() for batch in self.batches)
+
+
+class RankBatches(Sampler[list[int]]):
+    """The rows of one process in each batch of `order`: every `world_size`-th from `rank` on.
+
+    Of a batch without a row for it, the first row as a copy (~row).
+    """
+
+    def __init__(
+        self, order: BucketBatchSampler | SortedBatchSampler, rank: int, world_size: int
+    ) -> None:
+        self.order = order
+        self.rank = rank
+        self.world_size = world_size
+
+    @property
+    def sampler(self) -> Any:
+        """Lightning calls its `set_epoch`."""
+        return self.order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (rows[self.rank :: self.world_size] or [~rows[0]] for rows in self.order)
+
+
+Order = BucketBatchSampler | SortedBatchSampler | RankBatches
 
 
 def chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:

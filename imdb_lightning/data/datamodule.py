@@ -21,6 +21,8 @@ from .batches import (
     BucketBatchSampler,
     DeviceLoader,
     EncodedReviews,
+    Order,
+    RankBatches,
     SortedBatchSampler,
     padding_fraction,
 )
@@ -45,7 +47,8 @@ class ReviewDataModule(lightning.LightningDataModule):
     (N,): the unlabelled reviews are then appended to train with the likelier label, and
     `soft_labels_N` has the probabilities. `upstream` is the provenance of the runs that tokenizer
     and teacher come from. `resume_position` is an epoch and how many of its batches are done.
-    `overfit`: each epoch has the batches of the first one.
+    `overfit`: each epoch has the batches of the first one. Of several processes, that of `rank`
+    loads its rows of each batch.
 
     After `setup`, `metadata` describes the reviews, for metrics.json. `setup` raises DataError.
     """
@@ -60,6 +63,8 @@ class ReviewDataModule(lightning.LightningDataModule):
         upstream: Mapping[str, Any] | None = None,
         resume_position: tuple[int, int] = (0, 0),
         overfit: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__()
         self.data = data
@@ -70,6 +75,8 @@ class ReviewDataModule(lightning.LightningDataModule):
         self.upstream = upstream or {}
         self.resume_position = resume_position
         self.overfit = overfit
+        self.rank = rank
+        self.world_size = world_size
         self.splits: dict[str, EncodedReviews] = {}
         self.tokenizer_json = ""
         self.metadata: dict[str, Any] = {}
@@ -153,7 +160,10 @@ class ReviewDataModule(lightning.LightningDataModule):
 
     def _loader(self, name: str, sampler: BucketBatchSampler | None = None) -> Batches:
         reviews, workers = self.splits[name], self.data["num_workers"]
-        order = sampler or SortedBatchSampler(reviews.lengths, self.data["batch_size"])
+        whole = sampler or SortedBatchSampler(reviews.lengths, self.data["batch_size"])
+        order: Order = whole
+        if self.world_size > 1:
+            order = RankBatches(whole, self.rank, self.world_size)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if workers == 0 and DeviceLoader.fits(reviews, device):
             return DeviceLoader(reviews, order, device)

@@ -9,6 +9,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from . import ranks
 from .epoch_outputs import EpochOutputs
 from .losses import LOSSES
 from .network import LAYER_KEYS, Network, layer_factory, logit_difference
@@ -18,6 +19,7 @@ from .step_graphs import StepGraphs
 
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+COPY = 2**62  # the index of a row that counts for nothing (data.batches.COPY)
 
 
 class EvalOutput(NamedTuple):
@@ -95,7 +97,7 @@ class Classifier(Network, lightning.LightningModule):
     # Steps
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        if self.step_graphs.is_supported(self):
+        if ranks.world_size() == 1 and self.step_graphs.is_supported(self):
             found = self.step_graphs(self, batch)
             if found is not None:
                 loss, loss_B, logit_B = found
@@ -113,8 +115,21 @@ class Classifier(Network, lightning.LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
         loss_B, logit_B = self.losses(batch)
-        self._outputs[stage].add(loss_B.detach(), logit_B, *batch[2:])
-        return loss_B.mean()
+        if ranks.world_size() == 1:
+            self._outputs[stage].add(loss_B.detach(), logit_B, *batch[2:])
+        else:
+            own_B = batch[3] != COPY
+            self._outputs[stage].add(
+                *(column[own_B] for column in (loss_B.detach(), logit_B, *batch[2:]))
+            )
+        return self.mean(loss_B, batch) if stage == "train" else loss_B.mean()
+
+    def mean(self, loss_B: Tensor, batch: Batch) -> Tensor:
+        """The mean over a batch; of several processes, this one's part of that sum."""
+        if ranks.world_size() == 1:
+            return loss_B.mean()
+        own_B = batch[3] != COPY
+        return torch.where(own_B, loss_B, 0.0).sum() / ranks.total(int(own_B.sum()))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Every `log_every_n_steps`: scalars of other steps would be computed for nothing.
@@ -182,15 +197,17 @@ class Classifier(Network, lightning.LightningModule):
 
     def outputs_state(self, stage: str) -> list[Tensor]:
         """The per-review outputs of the latest epoch, which may be unfinished: tensors (N,)."""
-        return self._outputs[stage].state()
+        return ranks.concatenated(self._outputs[stage].state())
 
     def load_outputs_state(self, stage: str, columns: list[Tensor]) -> None:
         """Continue an epoch that an earlier process has started."""
+        if ranks.rank() > 0:
+            return  # the first process has all rows
         self._outputs[stage].load_state([column.to(self.device) for column in columns])
 
     def has_outputs(self, stage: str) -> bool:
         """True if there was an epoch over this split."""
-        return self._outputs[stage].count > 0
+        return ranks.total(self._outputs[stage].count) > 0
 
     def metrics(self, stage: str) -> dict[str, float]:
         """Loss (nats per review) and accuracy (0..1) of the latest epoch over a split."""

@@ -35,7 +35,7 @@ class EpochOutputs:
         self.count = end
 
     def state(self) -> list[Tensor]:
-        """The columns (N,) so far, on the CPU."""
+        """The columns (N,) so far, on the CPU; no column before the first batch."""
         return [column[: self.count].clone().cpu() for column in self.columns]
 
     def load_state(self, columns: list[Tensor]) -> None:

@@ -225,6 +225,10 @@ class Pool(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
+    def is_running(self, path: Path) -> bool:
+        """True if an earlier command has started the run in `path`, and it still runs."""
+        return False
+
     @abstractmethod
     def run(self, queue: Queue) -> None:
         """Run the jobs of `queue` until it has no more."""

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config.identity import (
+    PROCESS_KEYS,
     RESUMABLE_KEY,
     SCHEDULES_OF_THE_RUN,
     UPSTREAM_KEYS,
@@ -149,7 +150,7 @@ def hint_config_dir(path: Path, config_dir: str | None) -> list[str]:
 def check_resumable(path: Path, now: DictConfig) -> None:
     """Raises ResumeError if the run is not the one that `now` describes, or is being trained."""
     before, after = canonical_config(Run(path).config), canonical_config(now)
-    changed = differences(before, after, ignore=(RESUMABLE_KEY,))
+    changed = differences(before, after, ignore=(RESUMABLE_KEY, *PROCESS_KEYS))
     if changed:
         raise ResumeError(
             f"resume={path}: only {RESUMABLE_KEY} may change, but these differ:",

@@ -49,6 +49,8 @@ class Run:
     The process that trains holds a lock on it, from `create` or `open` to the end of the context.
     """
 
+    writes = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.best = path / "checkpoints" / "best.ckpt"
@@ -195,6 +197,18 @@ class Run:
             metrics = {}
         if metrics.get("status") not in ("failed", "done", "pruned"):  # it recorded its own end
             self.write_metrics({**metrics, "status": "failed", "error": reason, "killed": killed})
+
+
+class Follower(Run):
+    """The run in a process that is not its first one: it reads, and writes nothing."""
+
+    writes = False
+
+    def write_config(self, config: DictConfig) -> None:
+        pass
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        pass
 
 
 # The metrics of a stranger's run

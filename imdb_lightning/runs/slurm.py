@@ -161,6 +161,9 @@ class Slurm(Pool):
             self.interrupted(running, end)
             raise
 
+    def is_running(self, path: Path) -> bool:
+        return path.name in active_runs(path.parent)
+
     def submit(self, folder: Path, jobs: Sequence[Job]) -> dict[str, Job]:
         """Submit an array of jobs; returns them by their ids. Raises SlurmError."""
         if not jobs:
@@ -282,6 +285,13 @@ def finish(job: Job, id_: str, state: State | None) -> str:
         return job.finish(1)
     except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
         return f"failed: {one_line(error)}"
+
+
+def active_runs(folder: Path) -> set[str]:
+    """The runs of a sweep that have a job in the queue, by the names of their directories."""
+    known = read_jobs(folder)
+    states = squeue() if known else {}
+    return {name for name, id_ in known.items() if is_active(states.get(id_))}
 
 
 def read_jobs(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,19 @@ class Sweep:
         self.lock = lock
 
     @classmethod
-    def open(cls, folder: Path, named: bool, jobs: Mapping[str, DictConfig]) -> Sweep:
+    def open(
+        cls,
+        folder: Path,
+        named: bool,
+        jobs: Mapping[str, DictConfig],
+        active: Callable[[Path], Collection[str]] = lambda folder: (),
+    ) -> Sweep:
         """Start or continue the sweep of these jobs.
 
         It continues a sweep that has exactly these runs. Unfinished runs that cannot be resumed
-        are moved to .earlier/. Raises RunLockedError if another process is working in the
-        directory, and RunExistsError if a finished run has the name of another one.
+        are moved to .earlier/, but those that are `active` on another machine. Raises
+        RunLockedError if another process is working in the directory, and RunExistsError if a
+        finished run has the name of another one.
         """
         wanted = plan(jobs)
         path, lock = open_folder(folder, named, lambda path: read_plan(path) == wanted)
@@ -50,7 +57,7 @@ class Sweep:
         sweep = cls(path, jobs, lock)
         unfinished = [name for name, cfg in jobs.items() if is_unfinished(path / name, cfg)]
         write_json(path, {"runs": read_plan(path) | wanted})
-        for name in unfinished:
+        for name in set(unfinished) - set(active(path)):
             make_room(path / name, jobs[name])
         return sweep
 

@@ -49,6 +49,7 @@ def ignore_lightning_warnings() -> None:
         ".*`srun` command is available.*",  # a run is one process, with or without srun
         ".*Experiment logs directory.*",  # of CSVLogger: it is the run's, and not emptied
         ".*smaller than the logging interval.*",  # a short epoch has no scalars by step
+        ".*sync_dist=True.*",  # all processes log the same numbers, which are those of all reviews
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6.6 with torch 2.13 (2026-11)
     ):
         warnings.filterwarnings("ignore", message)

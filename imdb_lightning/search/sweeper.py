@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config.space import dimension
 from ..runs import sweep
-from ..runs.launcher import Job, LocalPool
+from ..runs.launcher import Job, Pool
 from ..runs.run import Run, RunExistsError, RunLockedError
 
 
@@ -59,8 +59,8 @@ class OptunaSweeper(Sweeper):
         folder = Path(self.master.hydra.sweep.dir)
         OmegaConf.save(self.master, folder / "multirun.yaml")
         study = Study(folder, [found for _, found in dimensions if found], self.settings)
-        queue = Trials(study, self.job, fixed)
-        if isinstance(self.pool, LocalPool):
+        queue = Trials(study, self.job, fixed, self.is_running)
+        if isinstance(self.pool, Pool):
             self.pool.run(queue)
             return
         one_at_a_time = type(self.pool).__name__ == "BasicLauncher"
@@ -77,6 +77,9 @@ class OptunaSweeper(Sweeper):
             for job in jobs:
                 queue.end(job)
 
+    def is_running(self, path: Path) -> bool:
+        return isinstance(self.pool, Pool) and self.pool.is_running(path)
+
     def job(self, overrides: Sequence[str], label: str) -> Job:
         config = self.loader.load_sweep_config(self.master, list(overrides))
         return Job(config, overrides, label)
@@ -85,10 +88,17 @@ class OptunaSweeper(Sweeper):
 class Trials:
     """The trials of a search, as a launcher's queue."""
 
-    def __init__(self, study: Study, make_job: Any, fixed: Sequence[str]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        make_job: Callable[[Sequence[str], str], Job],
+        fixed: Sequence[str],
+        is_running: Callable[[Path], bool],
+    ) -> None:
         self.study = study
         self.make_job = make_job
         self.fixed = fixed
+        self.is_running = is_running
         self.again = deque(study.retry())
         self.numbers: dict[Path, int] = {}  # of the trials that run
         self.failures = 0  # in a row
@@ -119,7 +129,8 @@ class Trials:
                 self.study.record(proposal.trial, job.config, job.path)  # the search was killed
                 continue
             try:
-                if sweep.is_unfinished(job.path, job.config):
+                unfinished = sweep.is_unfinished(job.path, job.config)
+                if unfinished and not self.is_running(job.path):
                     sweep.make_room(job.path, job.config)
             except (RunExistsError, RunLockedError) as error:
                 self.study.fail(proposal.trial, str(error))

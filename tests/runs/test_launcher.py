@@ -147,7 +147,7 @@ def test_runs_that_fail_stop_no_other_and_alone_are_run_again(folder: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize("name", ["basic", "joblib"])
 def test_no_launcher_runs_a_finished_run_again(folder: Path, name: str) -> None:
     (folder / "faults").touch()
     grid = ["-m", f"hydra/launcher={name}", *FAULTY, "+model.cell.fault=a,raise"]

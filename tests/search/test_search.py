@@ -413,8 +413,7 @@ def ended(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_other_launchers_search_too(tmp_path: Path, launcher: str) -> None:
+def test_other_launchers_search_too(tmp_path: Path) -> None:
     own = [text for text in QUICK if "launcher" not in text]
     done = command(
         tmp_path,
@@ -423,7 +422,7 @@ def test_other_launchers_search_too(tmp_path: Path, launcher: str) -> None:
         *own,
         *SPACE,
         "hydra.sweeper.n_trials=4",
-        f"hydra/launcher={launcher}",
+        "hydra/launcher=joblib",
     )
     assert done.returncode == 0, done.stderr
     assert len(page.read(tmp_path / "it").trials) == 4

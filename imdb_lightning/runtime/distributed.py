@@ -1,0 +1,244 @@
+"""One run on several processes (DDP): who they are, how they start, and what they agree on.
+
+The processes are those of torchrun or of srun, or are started here by `spawn`. Numbers on which all
+have to agree are exchanged on the CPU, whatever the device; a process that is killed is noticed by
+all others in the next exchange.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from . import signals
+
+
+T = TypeVar("T")
+
+PACKAGE = "imdb_lightning"
+# Seconds. A process may take so long from one exchange to the next, such as to read the reviews.
+TIMEOUT = 1800
+GRACE = 20  # from the end of one process to SIGTERM for the others, and from there to SIGKILL
+POLL = 0.2
+
+
+class PeerError(Exception):
+    """Another process of the run has ended."""
+
+
+# Who they are
+
+
+def is_launched(variables: Mapping[str, str] = os.environ) -> bool:
+    """True if this process is one of several of a run."""
+    if variables.get("WORLD_SIZE", "1") not in ("", "1") and "RANK" in variables:
+        return True
+    # Of a step of srun; the job script has SLURM_NTASKS too.
+    return "SLURM_STEP_ID" in variables and int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def translate_slurm() -> None:
+    """Set the variables of torchrun from those of srun, if it has started this process."""
+    given = os.environ
+    if "RANK" in given or not is_launched():
+        return
+    tasks, nodes = int(given["SLURM_STEP_NUM_TASKS"]), int(given["SLURM_STEP_NUM_NODES"])
+    given.update(
+        RANK=given["SLURM_PROCID"],
+        LOCAL_RANK=given["SLURM_LOCALID"],
+        GROUP_RANK=given["SLURM_NODEID"],
+        WORLD_SIZE=str(tasks),
+        LOCAL_WORLD_SIZE=str(tasks // nodes),
+        MASTER_ADDR=first_node(given),
+        MASTER_PORT=str(15_000 + int(given["SLURM_JOB_ID"]) % 10_000),
+    )
+
+
+def first_node(variables: Mapping[str, str]) -> str:
+    """The name of the step's first node, or the address of srun's, if names lead nowhere."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    name = SLURMEnvironment.resolve_root_node_address(variables["SLURM_STEP_NODELIST"])
+    try:
+        socket.gethostbyname(name)
+        return name
+    except OSError:
+        return variables.get("SLURM_LAUNCH_NODE_IPADDR", name)
+
+
+def connect() -> None:
+    """Join the other processes. Raises PeerError."""
+    import torch
+
+    translate_slurm()
+    os.environ["TORCHELASTIC_RUN_ID"] = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    exchange(
+        lambda: torch.distributed.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT))
+    )
+
+
+def is_connected() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_initialized()
+
+
+def rank() -> int:
+    """The number of this process, 0 the first."""
+    if not is_connected():
+        return 0
+    import torch
+
+    return torch.distributed.get_rank()
+
+
+def world_size() -> int:
+    """The processes of the run."""
+    if not is_connected():
+        return 1
+    import torch
+
+    return torch.distributed.get_world_size()
+
+
+# What they agree on. All processes must call these at the same point.
+
+
+def exchange(function: Callable[[], T]) -> T:
+    """Raises PeerError if another process has ended."""
+    try:
+        return function()
+    except RuntimeError as error:
+        if is_peer_error(error):
+            raise PeerError(f"another process of the run has ended ({first_line(error)})") from None
+        raise
+
+
+def is_peer_error(error: BaseException) -> bool:
+    """True for what gloo and NCCL raise if another process has ended."""
+    names = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+    more = ("timed out", "TCPStore", "connection", "Socket")
+    return isinstance(error, PeerError) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in (*names, *more))
+    )
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def maximum(*numbers: float) -> list[float]:
+    """The largest that a process has, of each number."""
+    if world_size() == 1:
+        return [*numbers]
+    import torch
+
+    values = torch.tensor(numbers, dtype=torch.float64)
+    exchange(lambda: torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX))
+    return values.tolist()
+
+
+def gather(thing: T) -> list[T]:
+    """The thing of each process."""
+    if world_size() == 1:
+        return [thing]
+    import torch
+
+    found: list[Any] = [None] * world_size()
+    exchange(lambda: torch.distributed.all_gather_object(found, thing))
+    return found
+
+
+def from_first(thing: T) -> T:
+    """The thing of the first process."""
+    if world_size() == 1:
+        return thing
+    import torch
+
+    things = [thing]
+    exchange(lambda: torch.distributed.broadcast_object_list(things, device=torch.device("cpu")))
+    return things[0]
+
+
+def agree_on_signal() -> None:
+    """A signal that has reached one process has reached all."""
+    (number,) = maximum(signals.requested or 0)
+    if number:
+        signals.requested = signals.requested or int(number)
+
+
+# How they start
+
+
+def spawn(count: int, arguments: Sequence[str]) -> int:
+    """Run `python -m imdb_lightning ARGUMENTS` in `count` processes; returns the exit code.
+
+    If one of them ends with an error the others end too, at the latest after twice GRACE.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    from .process import cores  # late: it imports torch
+
+    threads = max(1, cores() // count)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    common = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", PACKAGE, *arguments],
+            env=os.environ | common | {"RANK": str(number), "LOCAL_RANK": str(number)},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches this process, which passes it on
+            preexec_fn=signals.terminate_with_parent if sys.platform == "linux" else None,
+        )
+        for number in range(count)
+    ]
+    try:
+        return wait(processes)
+    except (KeyboardInterrupt, SystemExit) as end:  # a signal
+        code = getattr(end, "code", None) or 130
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM if code == 143 else signal.SIGINT)
+        wait(processes)
+        return int(code)
+
+
+def wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended; the exit code of the first that ended with an error, else 0."""
+    code, since, warned = 0, 0.0, False
+    while True:
+        codes = [process.poll() for process in processes]
+        if not code and any(codes):
+            number = next(i for i, c in enumerate(codes) if c)
+            code, since = codes[number] or 0, time.monotonic()
+            if code < 0:
+                name = signal.Signals(-code).name
+                print(f"{PACKAGE}: process {number} was killed by {name}", file=sys.stderr)
+        if None not in codes:
+            return 1 if code < 0 else code
+        if code:
+            waited = time.monotonic() - since
+            for process in processes:
+                if process.poll() is None and waited > 2 * GRACE:
+                    process.kill()
+                elif process.poll() is None and waited > GRACE and not warned:
+                    process.terminate()
+            warned = waited > GRACE
+        time.sleep(POLL)

@@ -7,6 +7,7 @@ python -m imdb_lightning.bench checkpointing     the cost of checkpoints within 
 python -m imdb_lightning.bench epoch             a training epoch, against a plain PyTorch script
 python -m imdb_lightning.bench scaling           longer reviews, larger batches, wider layers
 python -m imdb_lightning.bench contention        beside busy processes and a second run
+python -m imdb_lightning.bench processes         one run on one process and on two (DDP)
 python -m imdb_lightning.bench predict RUN       prediction, against training's evaluation loop
 python -m imdb_lightning.bench gpu               everything that is measured on a GPU
 """
@@ -98,7 +99,7 @@ def parser() -> cli.Parser:
                 bench.add_argument(f"--{size}", type=cli.positive, default=default)
         if name == "predict":
             bench.add_argument("model", metavar="RUN", type=Path, help="a run directory")
-        if name in ("step", "checkpointing"):
+        if name in ("step", "checkpointing", "processes"):
             bench.add_argument("overrides", nargs="*", default=["experiment=report/custom_lstm"])
         if name == "epoch":
             bench.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -192,6 +193,13 @@ def scaling(options: argparse.Namespace) -> dict[str, Any]:
     return scaling(options.cells, torch.get_num_threads(), options.rounds)
 
 
+def processes(options: argparse.Namespace) -> dict[str, Any]:
+    """one run on one process and on two, and a model for more; takes overrides as training does"""
+    from .processes import processes
+
+    return processes(options.overrides, options.rounds)
+
+
 def contention(options: argparse.Namespace) -> dict[str, Any]:
     """training and prediction beside busy processes, a second run, and in a grid"""
     import torch
@@ -256,6 +264,7 @@ BENCHES = {
     "epoch": epoch,
     "scaling": scaling,
     "contention": contention,
+    "processes": processes,
     "predict": predict,
     "gpu": gpu,
 }

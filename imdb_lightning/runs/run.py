@@ -252,21 +252,29 @@ def check_metrics(metrics: Any) -> None:
 def lock_directory(folder: Path) -> int | None:
     """Lock `folder` until this process ends or the descriptor that is returned is closed.
 
-    The lock is on the directory itself and leaves nothing behind, however the process ends.
-    Returns None on a system or file system without such locks. Raises RunLockedError.
+    The lock is on the directory itself and leaves nothing behind, however the process ends. NFS
+    locks only files that are open for writing: there it is on the file .lock. Returns None on a
+    system or file system without such locks. Raises RunLockedError.
     """
     if fcntl is None:
         return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunLockedError(f"{folder}: another process is working in it") from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
+    places = ((folder, os.O_RDONLY), (folder / ".lock", os.O_RDWR | os.O_CREAT))
+    for place, mode in places:
+        try:
+            descriptor = os.open(place, mode, 0o600)
+        except OSError:
+            if place == folder:
+                raise
+            return None  # it cannot be written to
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunLockedError(f"{folder}: another process is working in it") from None
+        except OSError:
+            os.close(descriptor)
+    return None
 
 
 def is_locked(folder: Path) -> bool:

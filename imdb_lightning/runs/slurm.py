@@ -61,7 +61,7 @@ echo "$id" >"$folder/.slurm_job.$id" && mv "$folder/.slurm_job.$id" "$folder/.sl
 exec >>"$folder/console.log" 2>&1
 {setup}
 warned=
-trap 'warned=1; kill -TERM "$pid"' USR1  # before the time limit: save a checkpoint, queue again
+trap 'warned=1; {warn}' USR1  # before the time limit: save a checkpoint, queue again
 trap : TERM  # SLURM sends it to all processes; this one waits for the run's end
 {command} "${{arguments[@]}}" &
 pid=$!
@@ -198,12 +198,14 @@ class Slurm(Pool):
             folder = shlex.quote(str(job.path))
             cases.append(f"{number}) folder={folder}; arguments=({shlex.join(arguments)}) ;;")
         tasks = max(tasks_of(job)[1] * tasks_of(job)[0] for job in jobs)
-        words = [*(["srun", "--kill-on-bad-exit=1"] if tasks > 1 else []), *self.prefix]
+        words = [*(["srun"] if tasks > 1 else []), *self.prefix]
         return SCRIPT.format(
             path=file,
             cwd=shlex.quote(str(Path.cwd())),
             cases="\n".join(cases),
             setup="\n".join(self.options["setup"] or []),
+            # srun itself would kill its tasks.
+            warn='scancel --signal=TERM "$SLURM_JOB_ID.0"' if tasks > 1 else 'kill -TERM "$pid"',
             command=shlex.join([*words, sys.executable, "-m", "imdb_lightning"]),
         )
 
@@ -263,7 +265,7 @@ def tasks_of(job: Job) -> tuple[int, int]:
     """The nodes of a run, and its processes on each."""
     trainer = job.config.trainer
     devices = trainer.get("devices", 1)
-    return int(trainer.get("num_nodes") or 1), devices if isinstance(devices, int) else 1
+    return trainer.get("num_nodes", 1), devices if isinstance(devices, int) else len(devices)
 
 
 def is_active(state: State | None) -> bool:

@@ -5,6 +5,7 @@ pytest tests/runs/test_sweep.py
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from functools import cache
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from imdb_lightning.config.identity import config_hash
 from imdb_lightning.data import sources
 from imdb_lightning.runs import sweep
-from imdb_lightning.runs.run import Run, RunExistsError, RunLockedError, is_locked
+from imdb_lightning.runs.run import Run, RunExistsError, RunLockedError, is_locked, lock_directory
 from imdb_lightning.runs.sweep import Sweep, is_done
 from imdb_lightning.train import train
 from tests.conftest import TINY, composed, some_reviews, write_parquet
@@ -207,3 +208,29 @@ def test_the_summary_counts_and_gives_reasons(tmp_path: Path) -> None:
 def test_a_corrupt_plan_is_empty(tmp_path: Path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
     assert sweep.read_plan(tmp_path) == {}
+
+
+# Shared file systems
+
+
+def test_where_directories_have_no_locks_a_file_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, which locks what is open for writing; this machine may have none."""
+    fcntl = pytest.importorskip("fcntl")
+    real = fcntl.flock
+
+    def flock(descriptor: int, how: int) -> None:
+        if has_none or os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(descriptor, how)
+
+    has_none = False
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = lock_directory(tmp_path)
+    assert lock is not None and (tmp_path / ".lock").exists()
+    assert is_locked(tmp_path)
+    os.close(lock)
+    assert not is_locked(tmp_path)
+    has_none = True
+    assert lock_directory(tmp_path) is None

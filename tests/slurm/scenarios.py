@@ -217,7 +217,64 @@ def gpu_of_the_node(folder: Path, whole: Run) -> None:
     assert code == 1 and "this machine has no such device" in text, text
 
 
-TOGETHER = (plain, cancelled, interrupted, killed_command, time_limit, gpu_of_the_node)
+def two_nodes(folder: Path, whole: Run) -> None:
+    """A run of two processes, one on each node; then the same with a limit in its middle."""
+    grid = [*GRID, "seed=0", "model.dropout=0", "trainer.num_nodes=2"]
+    code, text = Command(folder, *grid, "trainer.max_epochs=4").wait()
+    assert code == 0, text
+    (run,) = runs(folder)
+    assert run.metrics["processes"] == 2
+    line = [*(text for text in GRID[1:] if text not in SLURM), "seed=0", "model.dropout=0"]
+    command = [sys.executable, "-m", "imdb_lightning", *line, "trainer.max_epochs=4"]
+    subprocess.run([*command, "hydra.run.dir=one"], cwd=folder, check=True, capture_output=True)
+    one, two = (
+        torch.load(r.last, weights_only=True)["state_dict"] for r in (Run(folder / "one"), run)
+    )
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50"]
+    other = folder / "limit"
+    code, text = Command(other, *grid, *LONG, *limit, slow="0.4").wait(600)
+    assert code == 0, text
+    (id_,) = jobs(other)
+    assert "Restarts=0" not in slurm("scontrol", "show", "job", id_)
+    other = folder / "free"
+    code, text = Command(other, *grid, *LONG, slow="0.01").wait()
+    assert code == 0, text
+    (run,) = runs(folder / "limit")
+    check_whole(folder / "free", run)
+
+
+def two_mounts(folder: Path, whole: Run) -> None:
+    """Two machines that share a directory start the same grid, without SLURM."""
+    shared, other = folder / "shared", folder / "other"
+    for path in (shared, other):
+        path.mkdir(parents=True)
+    slurm("mount", "--bind", str(shared), str(other))
+    try:
+        grid = [*(text for text in GRID if text not in SLURM), "seed=0,1", "trainer.max_epochs=20"]
+        grid.append("callbacks.slow._target_=slow.Slow")
+        first = Command(shared, *grid)
+        until(trains(shared, 1))
+        code, text = Command(other, *grid, name="second").wait()
+        assert code == 2 and "another process is working in it" in text, text
+        code, text = first.wait()
+        assert code == 0 and "2 of 2 runs done" in text, text
+        code, text = Command(other, *grid, name="third").wait()
+        assert code == 0 and "2 of 2 runs are already done" in text, text
+    finally:
+        slurm("umount", str(other))
+
+
+TOGETHER = (
+    plain,
+    cancelled,
+    interrupted,
+    killed_command,
+    time_limit,
+    gpu_of_the_node,
+    two_nodes,
+    two_mounts,
+)
 ALONE = (requeued, preempted)  # they disturb the others
 
 

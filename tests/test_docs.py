@@ -34,7 +34,7 @@ MODULES = {  # the commands with a parser of their own
     "kernel": "kernel",
     "tune": "tune.__main__",
 }
-OTHERS = {"make", "pip", "export", "wait", "eval"}  # and what a shell does
+OTHERS = {"make", "pip", "export", "wait", "eval", "torchrun", "srun"}  # and what a shell does
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -66,6 +66,12 @@ class Job:
     def uses_gpu(self) -> bool:
         return self.config.trainer.accelerator != "cpu"
 
+    @property
+    def devices(self) -> int:
+        """Its processes on a machine."""
+        devices = self.config.trainer.get("devices", 1)
+        return devices if isinstance(devices, int) else len(devices)
+
     def start(self, arguments: Sequence[str], variables: dict[str, str]) -> None:
         self.started = time.monotonic()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -156,6 +162,10 @@ class Queue(Protocol):
     def uses_gpu(self) -> bool:
         """True if one of them may use a GPU."""
 
+    @property
+    def devices(self) -> int:
+        """The most processes of one of them."""
+
     def next(self) -> Job | None:
         """A job to start; None if there is none now, and at the end."""
 
@@ -178,6 +188,7 @@ class Batch:
         self.at_once = len(self.waiting)
         self.finished = len(jobs) - len(self.waiting)
         self.uses_gpu = any(job.uses_gpu for job in self.waiting)
+        self.devices = max((job.devices for job in self.waiting), default=1)
 
     def next(self) -> Job | None:
         return self.waiting.popleft() if self.waiting else None
@@ -249,7 +260,9 @@ class LocalPool(Pool):
 
         self.start_logging()
         gpus = visible_gpus() if queue.uses_gpu else []
-        slots = max(1, min(self.n_jobs or len(gpus) or cores(), queue.at_once))
+        each = queue.devices  # processes of a run, each with a GPU if there are any
+        fitting = max(1, (len(gpus) or cores()) // each)
+        slots = max(1, min(self.n_jobs or fitting, queue.at_once))
         threads = max(1, cores() // slots)
         running: dict[int, Job] = {}
         taken: list[float] = []  # seconds of the runs that are done
@@ -263,7 +276,8 @@ class LocalPool(Pool):
                             break
                         running[slot] = job
                         try:
-                            variables = job_environment(threads, gpus, slot, job.uses_gpu)
+                            own = gpus_of_slot(gpus, slot, each) if job.uses_gpu else []
+                            variables = job_environment(threads, own, bool(gpus))
                             job.start(self.arguments(), variables)
                         except OSError as error:  # such as a full disk: the others continue
                             job.reason = f"could not be started: {error}"
@@ -319,12 +333,20 @@ def show(
     bar.set_postfix_str(live_line(states, left, columns - used - 1))
 
 
-def job_environment(threads: int, gpus: Sequence[str], slot: int, uses_gpu: bool) -> dict[str, str]:
-    """The environment variables that give a run its share of the cores, and one GPU or none."""
+def gpus_of_slot(gpus: Sequence[str], slot: int, each: int) -> list[str]:
+    """The GPUs of the run in a slot: `each` of its own, as long as there are so many."""
+    return [gpus[(slot * each + number) % len(gpus)] for number in range(min(each, len(gpus)))]
+
+
+def job_environment(threads: int, gpus: Sequence[str], hide: bool) -> dict[str, str]:
+    """The environment variables that give a run its share of the cores, and these GPUs.
+
+    `hide` the others from it.
+    """
     given = os.environ.get("OMP_NUM_THREADS", "")
     variables = {"OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads)}
-    if gpus:
-        variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)] if uses_gpu else ""
+    if hide:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return variables
 
 

@@ -263,9 +263,7 @@ class Slurm(Pool):
 
 def tasks_of(job: Job) -> tuple[int, int]:
     """The nodes of a run, and its processes on each."""
-    trainer = job.config.trainer
-    devices = trainer.get("devices", 1)
-    return trainer.get("num_nodes", 1), devices if isinstance(devices, int) else len(devices)
+    return job.config.trainer.get("num_nodes", 1), job.devices
 
 
 def is_active(state: State | None) -> bool:

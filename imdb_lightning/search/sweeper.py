@@ -105,6 +105,7 @@ class Trials:
         probe: Job = make_job([*fixed, *(one.extremes[0] for one in study.space)], "")
         self.seed: int = probe.config.seed
         self.uses_gpu = probe.uses_gpu
+        self.devices = probe.devices
 
     @property
     def total(self) -> int:

@@ -121,7 +121,7 @@ WRONG = {
     "trainer.max_steps=0": ["an integer >= 1"],
     "trainer.val_check_interval=2.5": ["an integer >= 1, of batches, or a fraction"],
     "trainer.benchmark=true": ["needs trainer.deterministic=false"],
-    "trainer.strategy=ddp": ["strategy of lightning.Trainer: a run is one process"],
+    "trainer.strategy=fsdp": ["must be one of auto, ddp"],
     "trainer.barebones=true": ["barebones of lightning.Trainer: a run is recorded"],
     "+trainer.limit_val_batches=0": ["an integer >= 1, of batches, or a fraction"],
     "+trainer.limit_val_batches=1.5": ["an integer >= 1, of batches, or a fraction"],
@@ -166,7 +166,7 @@ WRONG = {
     "model.implementation=loop": ["no key model.implementation here"],  # PyTorch's LSTM
     "model.bidirectional=1": ["one of true, false"],
     "trainer.accelerator=tpu": ["one of auto, cpu, gpu"],
-    "trainer.devices=2": ["a list of one device number"],
+    "trainer.devices=0": ["an integer >= 1, or a list of device numbers"],
     "trainer.precision=8": ["one of 32-true"],
     "trainer.gradient_clip_val=0": ["a number > 0, or null"],
     "test_checkpoint=first": ["one of last, best"],

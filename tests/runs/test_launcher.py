@@ -82,18 +82,24 @@ def written(sweep: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("slot", "uses_gpu", "seen"), [(0, True, "4"), (1, True, "6"), (2, True, "4"), (0, False, "")]
+    ("slot", "each", "seen"),
+    [(0, 1, "4"), (1, 1, "6"), (3, 1, "4"), (0, 2, "4,6"), (1, 2, "7,4"), (0, 5, "4,6,7")],
 )
-def test_each_run_has_one_gpu_or_none(slot: int, uses_gpu: bool, seen: str) -> None:
-    assert launcher.job_environment(2, ["4", "6"], slot, uses_gpu)["CUDA_VISIBLE_DEVICES"] == seen
+def test_each_run_has_as_many_gpus_as_it_asks_for(slot: int, each: int, seen: str) -> None:
+    gpus = launcher.gpus_of_slot(["4", "6", "7"], slot, each)
+    assert launcher.job_environment(2, gpus, True)["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_a_run_on_the_cpu_sees_no_gpu() -> None:
+    assert launcher.job_environment(2, [], True)["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_run_has_its_part_of_the_cores_or_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert launcher.job_environment(8, [], 0, False) == {"OMP_NUM_THREADS": "3"}
-    assert launcher.job_environment(2, [], 0, False) == {"OMP_NUM_THREADS": "2"}
+    assert launcher.job_environment(8, [], False) == {"OMP_NUM_THREADS": "3"}
+    assert launcher.job_environment(2, [], False) == {"OMP_NUM_THREADS": "2"}
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
-    assert launcher.job_environment(2, [], 0, True) == {"OMP_NUM_THREADS": "2"}
+    assert launcher.job_environment(2, [], False) == {"OMP_NUM_THREADS": "2"}
 
 
 # Whole grids

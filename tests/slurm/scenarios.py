@@ -220,6 +220,9 @@ def gpu_of_the_node(folder: Path, whole: Run) -> None:
 def two_nodes(folder: Path, whole: Run) -> None:
     """A run of two processes, one on each node; then the same with a limit in its middle."""
     grid = [*GRID, "seed=0", "model.dropout=0", "trainer.num_nodes=2"]
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50"]
+    folder.mkdir()
+    limited = Command(folder / "limit", *grid, *LONG, *limit, slow="0.6")
     code, text = Command(folder, *grid, "trainer.max_epochs=4").wait()
     assert code == 0, text
     (run,) = runs(folder)
@@ -231,15 +234,12 @@ def two_nodes(folder: Path, whole: Run) -> None:
         torch.load(r.last, weights_only=True)["state_dict"] for r in (Run(folder / "one"), run)
     )
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
-    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50"]
-    other = folder / "limit"
-    code, text = Command(other, *grid, *LONG, *limit, slow="0.6").wait(600)
+    code, text = Command(folder / "free", *grid, *LONG, slow="0.01").wait()
     assert code == 0, text
-    (id_,) = jobs(other)
+    code, text = limited.wait(600)
+    assert code == 0, text
+    (id_,) = jobs(folder / "limit")
     assert "Restarts=0" not in slurm("scontrol", "show", "job", id_)
-    other = folder / "free"
-    code, text = Command(other, *grid, *LONG, slow="0.01").wait()
-    assert code == 0, text
     (run,) = runs(folder / "limit")
     check_whole(folder / "free", run)
 

@@ -140,8 +140,8 @@ def check_equal(one: Run, two: Run) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        "model=custom_lstm",
-        pytest.param("model=gru", marks=pytest.mark.slow),
+        "model=gru",
+        pytest.param("model=custom_lstm", marks=pytest.mark.slow),
         pytest.param("model=custom_rnn model.bidirectional=true", marks=pytest.mark.slow),
         "model=custom_gru trainer.accumulate_grad_batches=3 trainer.gradient_clip_val=0.1 "
         "optim.ema_decay=0.9 optim.adversarial_epsilon=0.01 schedule=one_cycle",
@@ -173,7 +173,9 @@ def slow_run(folder: Path, *options: str) -> list[str]:
 RESUME = ["resume=two", "callbacks.slow._target_=slow.Slow"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_process_that_ends_ends_all_and_the_run_is_resumed(how: int, tmp_path: Path) -> None:
     """Dropout draws other numbers in each process."""
     run = Run(tmp_path / "two")

@@ -164,13 +164,14 @@ def run_search(line: CommandLine, arguments: Sequence[str]) -> NoReturn:
 
     Exits with 0 if none has failed, else with 1. A trial that diverges has not failed.
     """
+    from .report.templates import ForeignFileError
     from .runs.run import RunExistsError, RunLockedError
     from .search import page
     from .search.study import Search
 
     try:
         search = Search.open(line)
-    except (RunLockedError, RunExistsError, OSError, ValueError) as error:
+    except (RunLockedError, RunExistsError, ForeignFileError, OSError, ValueError) as error:
         cli.fail(str(error))
     study = search.study
     done = study.finished
@@ -182,7 +183,10 @@ def run_search(line: CommandLine, arguments: Sequence[str]) -> NoReturn:
         finally:
             print(*page.summary(search.path), sep="\n", flush=True)
     else:
-        print("a larger hydra.sweeper.n_trials continues the search")
+        is_whole = study.total < study.sweeper["n_trials"]
+        print(
+            "that is the whole space" if is_whole else "a larger hydra.sweeper.n_trials continues"
+        )
     sys.exit(0 if study.is_complete else cli.FAILED)
 
 
@@ -231,7 +235,8 @@ def run_jobs(arguments: Sequence[str]) -> None:
             train(cfg, run_dir)
             return Run(run_dir).val_accuracy
         except expected as error:
-            if distributed.rank() == 0:  # the others say the same
+            in_all = isinstance(error, NonFiniteError | PeerError)  # the first process says so
+            if distributed.rank() == 0 or not in_all:
                 log.error("%s", error)
         except Exception as error:
             if is_peer_error(error):

@@ -7,17 +7,18 @@ changes nothing.
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from . import preflight
 from .config.overrides import SYNONYMS, CommandLine, check_command_line
 from .config.paths import absolute_path
-from .config.schema import GROUPS, KEYS
+from .config.schema import GROUPS, KEYS, devices_of
 from .config.text import did_you_mean, printable, quote
 from .config.trust import foreign_targets
 from .data.sources import DataError
@@ -59,11 +60,8 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
     """
     plan, jobs = _make_plan(argv, pretraining)
     if plan.grid is None and jobs:
-        devices = jobs[0].trainer.get("devices", 1)
-        return plan._replace(
-            devices=len(devices) if isinstance(devices, ListConfig) else devices,
-            nodes=jobs[0].trainer.get("num_nodes", 1),
-        )
+        nodes = jobs[0].trainer.get("num_nodes", 1)
+        return plan._replace(devices=devices_of(jobs[0]), nodes=nodes)
     return plan
 
 
@@ -169,11 +167,15 @@ def check_jobs(line: CommandLine, may_fall_back: bool = True) -> tuple[str, ...]
     """
     jobs = line.jobs
     lines = [] if line.remote else preflight.check_devices(jobs)
+    if line.remote and shutil.which("sbatch") is None:
+        lines.append("hydra/launcher=slurm: there is no sbatch on this machine")
     try:
         no_reviews = preflight.check_reviews(jobs)
     except DataError as error:
-        raise CommandLineError(*lines, str(error)) from None
-    if no_reviews and line.remote:
+        if not line.remote:
+            raise CommandLineError(*lines, str(error)) from None
+        no_reviews = str(error)
+    if no_reviews and line.remote and not lines:
         return ()
     if no_reviews and (not may_fall_back or preflight.needs_real_reviews(jobs)):
         lines.append(no_reviews)

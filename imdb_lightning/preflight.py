@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from .config.components import LOGGERS, PACKAGES, SEVERAL, chosen
+from .config.schema import devices_of
 from .config.text import one_line
 
 
@@ -21,13 +22,12 @@ def check_devices(jobs: Sequence[DictConfig]) -> list[str]:
     import torch  # late: takes seconds, and only this check needs it
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    several = {
-        len(d) if isinstance(d, ListConfig) else d for d in (c.trainer.devices for c in jobs)
-    }
-    if cuda and max(several) > torch.cuda.device_count():
-        return [
-            f"trainer.devices={max(several)}: this machine has {torch.cuda.device_count()} GPUs"
-        ]
+    most = max(map(devices_of, jobs))
+    if cuda and most > torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        return [f"trainer.devices={most}: this machine has {count} GPU{'s' * (count > 1)}"]
+    if not cuda and any(isinstance(cfg.trainer.devices, ListConfig) for cfg in jobs):
+        return ["trainer.devices: without a GPU there are no device numbers; give a count"]
     available = {"auto": True, "cpu": True, "gpu": cuda or mps, "cuda": cuda, "mps": mps}
     return [
         f"trainer.accelerator={name}: this machine has no such device; use trainer=cpu or auto"

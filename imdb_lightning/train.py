@@ -122,7 +122,7 @@ def _train(
             TestReport(run, run_logger, loggers),
         ]
         run_logger.start_logging(cfg, loggers)
-        every = [run_logger.history, *loggers.values()] if run.writes else []
+        every = [run_logger.history, *loggers.values()]
         trainer = build_trainer(cfg, run, callbacks, every)
         with logging_redirect_tqdm():  # lines above the progress bar, not in it
             trainer.fit(model, datamodule=data, ckpt_path=path)

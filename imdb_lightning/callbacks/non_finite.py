@@ -86,7 +86,8 @@ class NonFiniteGuard(Callback):
             torch.empty(0),
             None,
         )
-        if losses[0].is_cuda and optimizer.defaults.get("fused"):
+        alone = distributed.world_size() == 1  # several processes decide at the same step
+        if alone and losses[0].is_cuda and optimizer.defaults.get("fused"):
             self._check_later(step, losses, gradients, optimizer)
             return
         # Summing takes a third of the time of a norm, and is non-finite if any element is.
@@ -137,7 +138,7 @@ class NonFiniteGuard(Callback):
     def _stop(self, step: Step) -> None:
         loss, norm = step.numbers.tolist()
         reviews = torch.cat(step.reviews)
-        every = torch.cat(distributed.gather(reviews[reviews != COPY]))
+        every = torch.cat(distributed.gather(reviews[reviews != COPY].cpu()))
         details = {
             "epoch": step.epoch,
             "batch": step.batch,

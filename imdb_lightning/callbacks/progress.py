@@ -28,8 +28,7 @@ class EpochProgressBar(TQDMProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Lightning calls it as often as it draws the bar."""
         shown: dict[str, int | str | float | dict[str, float]] = {}
-        if model.has_outputs("train"):
-            shown |= {name: f"{value:.3f}" for name, value in model.metrics("train").items()}
+        shown |= {name: f"{value:.3f}" for name, value in model.means_so_far("train").items()}
         left = self._seconds_left(trainer)
         if left is not None:
             shown["left"] = tqdm.format_interval(left)

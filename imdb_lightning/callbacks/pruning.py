@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from ..runtime import distributed
 from .run_logger import RunLogger
 
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:  # optuna is an extra
 
 
 class Pruning(Callback):
-    """`pruner` decides after each epoch but the last."""
+    """`pruner`, of the first process, decides after each epoch but the last."""
 
-    def __init__(self, pruner: Pruner, run_logger: RunLogger) -> None:
+    def __init__(self, pruner: Pruner | None, run_logger: RunLogger) -> None:
         self.pruner = pruner
         self.run_logger = run_logger
         self.has_pruned = False
@@ -35,15 +36,18 @@ class Pruning(Callback):
         epochs = self.run_logger.metrics["epochs"]
         if not epochs or epochs[-1]["epoch"] == trainer.max_epochs:
             return
-        if self.pruner.prunes({epoch["epoch"]: epoch["val/acc"] for epoch in epochs}):
+        accuracies = {epoch["epoch"]: epoch["val/acc"] for epoch in epochs}
+        decision = self.pruner is not None and self.pruner.prunes(accuracies)
+        if distributed.from_first(decision):
             self.has_pruned = trainer.should_stop = True
 
 
 def pruning(path: Path, run_logger: RunLogger) -> list[Pruning]:
     """The callback for a run that is a trial of a search; empty for any other run."""
-    if not (path.parent / "study.log").is_file() or find_spec("optuna") is None:
-        return []
-    from ..search.study import Pruner
+    pruner = None
+    has_study = (path.parent / "study.log").is_file() and find_spec("optuna") is not None
+    if has_study and distributed.rank() == 0:
+        from ..search.study import Pruner
 
-    pruner = Pruner.of(path)
-    return [] if pruner is None else [Pruning(pruner, run_logger)]
+        pruner = Pruner.of(path)
+    return [Pruning(pruner, run_logger)] if distributed.from_first(pruner is not None) else []

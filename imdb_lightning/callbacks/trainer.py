@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig
 
+from ..config.schema import devices_of
 from ..runs import checkpoint
 from ..runs.run import Run
 from ..runtime import distributed
@@ -30,10 +31,6 @@ PROFILERS: dict[str, type[Profiler]] = {
     "advanced": AdvancedProfiler,
     "pytorch": PyTorchProfiler,
 }
-
-
-def len_of(devices: Any) -> int:
-    return devices if isinstance(devices, int) else len(devices)
 
 
 def build_trainer(
@@ -55,6 +52,9 @@ def build_trainer(
         for callback in configured_callbacks(cfg)
         if shown["enable_progress_bar"] or not isinstance(callback, ProgressBar)
     ]
+    if not run.writes:  # another process shows it
+        shown = dict.fromkeys(shown, False)
+        configured = [c for c in configured if not isinstance(c, ProgressBar | ModelSummary)]
     if any(isinstance(callback, ProgressBar) for callback in configured):
         shown["enable_progress_bar"] = True
     elif shown["enable_progress_bar"]:
@@ -67,10 +67,11 @@ def build_trainer(
         configured.append(AdversarialTraining(cfg.optim.adversarial_epsilon))
     if cfg.optim.ema_decay is not None:
         configured.append(EMA(decay=cfg.optim.ema_decay))
-    if distributed.world_size() == 1 and len_of(arguments["devices"]) > 1:
+    count = devices_of(cfg) * arguments.get("num_nodes", 1)
+    if count != distributed.world_size():
         raise MisconfigurationException(
-            f"trainer.devices={arguments['devices']}: several processes are started by "
-            "python -m imdb_lightning, with or without hydra/launcher=local_pool or slurm"
+            f"this is one of {distributed.world_size()} processes, and the run wants {count}: "
+            "python -m imdb_lightning starts several, with hydra/launcher=local_pool or slurm"
         )
     plugins: list[Any] = [checkpoint.ChecksummedCheckpointIO()]
     arguments.pop("strategy", None)  # there is one for one process and one for several
@@ -78,8 +79,6 @@ def build_trainer(
         arguments |= {"strategy": DataParallel(), "use_distributed_sampler": False}
         plugins.append(TorchElasticEnvironment())
         callbacks = [GradientSum(), *callbacks]
-        if not run.writes:
-            shown = dict.fromkeys(shown, False)
     return lightning.Trainer(
         **arguments,
         **shown,

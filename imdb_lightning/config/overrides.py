@@ -10,6 +10,7 @@ import copy
 import fnmatch
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -53,8 +54,13 @@ NOT_SEARCHED = {
     "seed": "a search would choose the luckiest seed; give one, and train the winner with several",
     "resume": "a search resumes by itself: rerun its command, without resume",
     **dict.fromkeys(
-        ("data.name", "data.seed", "data.val_size", "data.path", "data"),
+        ("data.name", "data.seed", "data.val_size", "data.path", "data", "data.distance"),
         "accuracies on other reviews cannot be compared",
+    ),
+    "data.train_on_val": "accuracies on reviews that were trained on cannot be compared",
+    **dict.fromkeys(
+        ("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer"),
+        "the devices are the same for all trials",
     ),
 }
 SWEEPER_RULES = {
@@ -142,9 +148,14 @@ def check_command_line(
                     continue
             line.overrides.append(str(override.input_line))
             parsed.append(override)
-        params, folder, sweeper = _grid(parsed, search)
+        try:
+            is_grid, params, folder, sweeper = _grid(parsed, search, multirun)
+            own = parser.parse_overrides([with_plus(f"{k}={v}") for k, v in params.items()])
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            line.errors.append(f"hydra.sweeper: {one_line(error)}")
+            return line._replace(errors=list(dict.fromkeys(line.errors)))
         named = folder != "" and "${now" not in folder
-        line = line._replace(multirun=multirun or params is not None, sweep_named=named)
+        line = line._replace(multirun=multirun or is_grid, sweep_named=named)
         if not line.multirun:
             line.errors.extend(
                 f"{text}: several values are a grid; add -m to run all of them"
@@ -152,10 +163,9 @@ def check_command_line(
                 if text not in intervals
             )
         given = {override.get_key_element() for override in parsed}
-        own = [f"{key}={value}" for key, value in (params or {}).items() if key not in given]
-        every = parser.parse_overrides(own) + parsed
+        every = [override for override in own if override.get_key_element() not in given] + parsed
         if line.multirun:
-            line.naming.append(_naming(parsed, params is not None, named))
+            line.naming.append(_naming(parsed, is_grid, named))
         if sweeper is not None and not line.multirun and "hydra/sweeper" in given:
             line.errors.append("hydra/sweeper=optuna: add -m to search")
         if sweeper is not None and line.multirun:
@@ -193,6 +203,8 @@ def check_command_line(
                     directory=absolute_path(where.dir),
                     remote=line.multirun and target.endswith(".Slurm"),
                 )
+                if line.multirun:
+                    line.errors.extend(_wrong_processes(cfg, target.rpartition(".")[2]))
                 with open_dict(cfg):
                     del cfg["hydra"]
         twice = {name for name in line.names if line.names.count(name) > 1}
@@ -231,12 +243,13 @@ def _grammar_error(text: str, error: Exception) -> str:
 
 
 def _grid(
-    overrides: list[Override], search: list[str]
-) -> tuple[dict[str, str] | None, str, dict[str, Any] | None]:
-    """The axes of the chosen experiment, None if it is no grid; the grid's directory; the sweeper.
+    overrides: list[Override], search: list[str], multirun: bool
+) -> tuple[bool, dict[str, str], str, dict[str, Any] | None]:
+    """True if the chosen experiment is a grid; its axes; the grid's directory; the sweeper.
 
     The directory is not interpolated yet, so that the time is not in it; empty if nothing is
-    chosen. The keys of hydra.sweeper, None for Hydra's own, which runs a grid.
+    chosen. The sweeper is the keys of hydra.sweeper, None for Hydra's own, which runs a grid.
+    Raises ValueError, or Hydra's or OmegaConf's errors, for a wrong sweeper.
     """
     chosen = [
         str(override.input_line)
@@ -245,19 +258,23 @@ def _grid(
         and (override.key_or_group == "experiment" or override.key_or_group.startswith("hydra"))
     ]
     if not chosen:
-        return None, "", None
+        return False, {}, "", None
     try:
         cfg = compose("config", overrides=[*search, *chosen], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError):
-        return None, "", None  # each job's own check says what is wrong
+        return False, {}, "", None  # each job's own check says what is wrong
     sweep = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
     assert isinstance(sweep, dict)
-    own = None
-    if str(cfg.hydra.sweeper.get("_target_")).endswith(".OptunaSweeper"):
-        own = {str(key): value for key, value in cfg.hydra.sweeper.items()}
-    if cfg.hydra.mode != RunMode.MULTIRUN:
-        return None, sweep["dir"], own
-    return dict(cfg.hydra.sweeper.params or {}), sweep["dir"], own
+    is_grid = cfg.hydra.mode == RunMode.MULTIRUN
+    if not isinstance(cfg.hydra.sweeper, DictConfig):
+        raise ValueError("must be the keys of a sweeper")
+    own: dict[str, Any] = {str(key): value for key, value in cfg.hydra.sweeper.items()}
+    params = own.get("params") or {}
+    if not isinstance(params, DictConfig | dict):
+        raise ValueError("params must be keys and their values")
+    axes = {str(key): str(value) for key, value in params.items()} if is_grid or multirun else {}
+    is_search = str(own.get("_target_")).endswith(".OptunaSweeper")
+    return is_grid, axes, sweep["dir"], own if is_search else None
 
 
 def _search(
@@ -282,8 +299,18 @@ def _search(
             "nothing to search: give a key several values, such as model.hidden_size=32,64, or "
             "'optim.lr=tag(log,interval(1e-4,1e-2))'"
         )
-    for name in sorted({one.name for one in space} & {*NOT_SEARCHED}):
-        errors.append(f"{name}: {NOT_SEARCHED[name]}")
+    for one in space:
+        if one.name in NOT_SEARCHED:
+            errors.append(f"{one.name}: {NOT_SEARCHED[one.name]}")
+        elif one.name.split(".")[0].split("/")[0] == "hydra":
+            errors.append(f"{one.name}: a search has one value of it")
+    keys = [override.get_key_element().lstrip("+") for override in overrides]
+    errors += [f"{key}: is given twice" for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    errors += [
+        f"hydra.sweeper.{key}: no such key{did_you_mean(key, SWEEPER_RULES)}"
+        for key in sweeper
+        if key not in SWEEPER_RULES and key not in ("_target_", "params")
+    ]
     errors += [
         f"hydra.sweeper.{key}={sweeper.get(key)}: must be {rule.description}"
         for key, rule in SWEEPER_RULES.items()
@@ -504,15 +531,39 @@ def _taken_directories(overrides: list[Override], cfg: DictConfig) -> list[str]:
     return [f"hydra.run.dir={folder}: already contains a run; name a new directory"]
 
 
+def _wrong_processes(cfg: DictConfig, launcher: str) -> list[str]:
+    """Why the launcher of a grid cannot start this run's processes."""
+    devices, nodes = cfg.trainer.get("devices", 1), cfg.trainer.get("num_nodes", 1)
+    if launcher == "Slurm":
+        return []
+    if nodes != 1:
+        return [f"trainer.num_nodes={nodes}: in a grid it needs hydra/launcher=slurm"]
+    if launcher != "LocalPool" and devices != 1 and not isinstance(devices, ListConfig):
+        return [f"trainer.devices={devices}: in a grid it needs hydra/launcher=local_pool or slurm"]
+    return []
+
+
+def _is_command(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(shlex.split(value))
+    except ValueError:
+        return False
+
+
 LAUNCHER_RULES = {
     "LocalPool": {"n_jobs": or_null(integer(1)), "timeout": or_null(number(0, above=True))},
     "Slurm": {
         "cpus_per_task": integer(1),
         "signal_delay_s": integer(1, 65_535),
-        "mem_gb": or_null(number(0, above=True)),
+        "mem_gb": or_null(number(0.1)),
         **dict.fromkeys(("timeout_min", "gpus_per_node", "array_parallelism"), or_null(integer(1))),
-        **dict.fromkeys(("partition", "account", "qos", "constraint", "prefix"), or_null(STR)),
-        "setup": or_null(Rule(lambda v: isinstance(v, ListConfig), "a list of lines")),
+        **dict.fromkeys(("partition", "account", "qos", "constraint"), or_null(STR)),
+        "prefix": or_null(Rule(_is_command, "a command without an open quote")),
+        "setup": or_null(
+            Rule(
+                lambda v: isinstance(v, ListConfig) and all(map(STR.accepts, v)), "a list of lines"
+            )
+        ),
         "more": or_null(Rule(lambda v: isinstance(v, DictConfig), "options and their values")),
     },
 }
@@ -522,12 +573,13 @@ def _wrong_launcher(launcher: DictConfig) -> list[str]:
     """The errors in the keys of this project's launchers; other ones check their own."""
     rules = LAUNCHER_RULES.get(str(launcher.get("_target_")).rpartition(".")[2], {})
     limit, delay = launcher.get("timeout_min"), launcher.get("signal_delay_s")
+    lines = []
     if isinstance(limit, int) and isinstance(delay, int) and 60 * limit <= delay + 60:
-        return [
+        lines.append(
             f"hydra.launcher.timeout_min={limit}: must leave more than a minute before the last "
             f"{delay} s (hydra.launcher.signal_delay_s)"
-        ]
-    return [
+        )
+    return lines + [
         f"hydra.launcher.{key}={launcher.get(key)}: must be {rule.description}"
         for key, rule in rules.items()
         if not rule.accepts(launcher.get(key))

@@ -92,7 +92,7 @@ BOOL = one_of(True, False)
 DEVICES = Rule(
     lambda v: (
         (isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 1024)
-        or (isinstance(v, list) and len(v) > 0 and all(map(integer(0).accepts, v)))
+        or (isinstance(v, list) and len({*v}) == len(v) > 0 and all(map(integer(0).accepts, v)))
     ),
-    "an integer >= 1, or a list of device numbers such as [0,1]",
+    "an integer >= 1 and <= 1024, or a list of different device numbers such as [0,1]",
 )

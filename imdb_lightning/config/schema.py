@@ -606,6 +606,12 @@ EXECUTION_KEYS = (
 )
 
 
+def devices_of(cfg: DictConfig) -> int:
+    """The processes of a run on each machine."""
+    devices = cfg.trainer.get("devices", 1)
+    return devices if isinstance(devices, int) else len(devices)
+
+
 def check_values(cfg: DictConfig) -> list[str]:
     """One line for each value of a composed configuration that is missing or not allowed."""
     values = flatten(OmegaConf.to_container(cfg, resolve=True))
@@ -727,8 +733,15 @@ def check_combinations(values: dict[str, Any]) -> list[str]:
     if values.get("trainer.benchmark") and values.get("trainer.deterministic") is True:
         lines.append("trainer.benchmark=true needs trainer.deterministic=false")
     devices = values.get("trainer.devices")
-    if values.get("trainer.accelerator") == "cpu" and isinstance(devices, list):
+    if values.get("trainer.accelerator") == "cpu" and isinstance(devices, list) and devices:
         lines.append(f"trainer.devices={devices}: a CPU has no device numbers; use {len(devices)}")
+    count = len(devices) if isinstance(devices, list) else devices
+    nodes = values.get("trainer.num_nodes", 1)
+    if isinstance(count, int) and isinstance(nodes, int) and count * nodes > 1:
+        if values.get("trainer.precision") == "16-mixed":
+            lines.append("trainer.precision=16-mixed needs one process; bf16-mixed does not")
+        if is_pretraining:
+            lines.append("pretrain=vectors is one process: trainer.devices=1")
     if values.get("data.train_on_val") and not is_pretraining:
         patience = values.get("callbacks.early_stopping.patience")
         if values.get("test_checkpoint") != "last" or patience is not None:

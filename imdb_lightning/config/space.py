@@ -71,7 +71,13 @@ def dimension(override: Override) -> Dimension | None:
         integer = isinstance(low, int) or _wants_integers(key, low, high)
         if integer:
             low, high = round(low), round(high)
-        return Dimension(key, (), low, high, None, log, integer)
+        found = Dimension(key, (), low, high, None, log, integer)
+        if (
+            not integer
+            and len({found.text(low + (high - low) * part / 4) for part in (1, 2, 3)}) < 3
+        ):
+            raise ValueError(f"is too narrow for numbers of {DIGITS} digits")
+        return found
     values = tuple(override.sweep_string_iterator())
     twice = {value for value in values if values.count(value) > 1}
     if twice:

@@ -214,6 +214,14 @@ class Classifier(Network, lightning.LightningModule):
         output = self.eval_output(stage)
         return {"loss": output.loss, "acc": output.accuracy}
 
+    def means_so_far(self, stage: str) -> dict[str, float]:
+        """Loss and accuracy of this process's rows; empty before the first batch."""
+        if self._outputs[stage].count == 0:
+            return {}
+        loss_N, logit_N, labels_N, _ = self._outputs[stage].state()
+        accuracy = ((logit_N > 0) == (labels_N == 1)).double().mean()
+        return {"loss": loss_N.double().mean().item(), "acc": accuracy.item()}
+
     def eval_output(self, stage: str) -> EvalOutput:
         """The outputs of the latest epoch over "train", "val" or "test"."""
         loss_N, logit_N, labels_N, index_N = self.outputs_state(stage)

@@ -23,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from ..config.schema import devices_of
 from ..config.text import one_line, quote
 from ..runtime import signals
 from . import sweep
@@ -69,8 +70,7 @@ class Job:
     @property
     def devices(self) -> int:
         """Its processes on a machine."""
-        devices = self.config.trainer.get("devices", 1)
-        return devices if isinstance(devices, int) else len(devices)
+        return devices_of(self.config)
 
     def start(self, arguments: Sequence[str], variables: dict[str, str]) -> None:
         self.started = time.monotonic()
@@ -137,7 +137,9 @@ class Job:
             name = signal.Signals(-code).name
             run.mark_failed(f"killed by {name} after {seconds:.0f} s", killed=True)
         else:
-            text = self.console.read_text("utf-8", "replace").strip()
+            text = ""
+            if self.console.exists():
+                text = self.console.read_text("utf-8", "replace").strip()
             last = (text.splitlines() or ["no message"])[-1]
             run.mark_failed(f"exit code {code}: {last}", killed=code in (130, 143))
         return f"failed: {sweep.failure_reason(run)}"

@@ -12,12 +12,15 @@ import getpass
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from omegaconf import ListConfig
 
 from ..config.text import one_line, quote
 from . import reader, storage, sweep
@@ -29,12 +32,13 @@ POLL = 3.0  # seconds between two looks at the queue
 SECOND_THOUGHTS = 3.0  # seconds after Ctrl-C, before the jobs are cancelled
 MISSED = 3  # looks without a job, after which it has left the queue
 LATE = 20.0  # seconds that the files of a job may take to arrive from its node
+KILLED = (130, 137, 143)  # exit codes of signals: the run can be resumed
 CANCELLED = 90.0  # seconds for jobs that are cancelled to save a checkpoint and end
 # Why a job waits that will run; the others may need the user.
 USUAL = {"None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "Cleaning"}
 ENDED = {  # SLURM's states of jobs that run no more, and the reason to record
     "COMPLETED": "ended without a result",
-    "FAILED": "",
+    "FAILED": "",  # its exit code says more
     "CANCELLED": "cancelled, such as by scancel",
     "TIMEOUT": "killed at the time limit; a larger signal_delay_s leaves more time to save",
     "NODE_FAIL": "its node failed",
@@ -45,9 +49,10 @@ ENDED = {  # SLURM's states of jobs that run no more, and the reason to record
 }
 SCRIPT = """\
 #!/bin/bash
-# A job of imdb_lightning's launcher slurm: {path}
+# A job of imdb_lightning's launcher slurm: {path!a}
 cd {cwd} || exit 1
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-1}}}}
+export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}  # srun does not take it from sbatch
 case $SLURM_ARRAY_TASK_ID in
 {cases}
 *) exit 2 ;;
@@ -69,6 +74,7 @@ while :; do
     wait "$pid"; code=$?
     kill -0 "$pid" 2>/dev/null || break
 done
+echo "$code" >"$folder/.slurm_exit"
 if [ -n "$warned" ] && [ "$code" = 143 ]; then
     echo "time limit: job $id is queued again"
     scontrol requeue "$id" && sleep 60
@@ -100,7 +106,7 @@ class Slurm(Pool):
         try:
             self._run(queue)
         except SlurmError as error:
-            print(f"imdb_lightning: {error}", file=sys.stderr)
+            print(f"imdb_lightning: {error}; rerun the same command", file=sys.stderr)
             raise SystemExit(1) from None
 
     def _run(self, queue: Queue) -> None:
@@ -111,6 +117,7 @@ class Slurm(Pool):
         taken: list[float] = []  # seconds of the runs that are done
         missed: dict[str, int] = {}
         said: dict[str, str] = {}  # why a job waits
+        ended: dict[str, float] = {}  # when that was seen
         bar = progress_bar(queue)
         try:
             with bar:
@@ -126,9 +133,11 @@ class Slurm(Pool):
                             running[id_] = job
                         else:
                             new.append(job)
-                    for id_, job in self.submit(folder, new).items():
-                        running[id_] = job
-                        known[job.path.name] = id_
+                    for shape in sorted({tasks_of(job) for job in new}):
+                        alike = [job for job in new if tasks_of(job) == shape]
+                        for id_, job in self.submit(folder, alike).items():
+                            running[id_] = job
+                            known[job.path.name] = id_
                     if not running:
                         break
                     time.sleep(POLL)
@@ -145,6 +154,9 @@ class Slurm(Pool):
                                 said[id_] = state.reason
                                 bar.write(f"{job.label}: job {id_} waits: {state.reason}")
                         if is_active(state) or (state is None and missed[id_] < MISSED):
+                            continue
+                        since = ended.setdefault(id_, time.monotonic())
+                        if is_silent(job) and time.monotonic() - since < LATE:
                             continue
                         del running[id_]
                         how = finish(job, id_, state)
@@ -172,6 +184,7 @@ class Slurm(Pool):
         own.mkdir(parents=True, exist_ok=True)
         for job in jobs:
             job.path.mkdir(parents=True, exist_ok=True)
+            (job.path / ".slurm_exit").unlink(missing_ok=True)  # of an earlier job
         file = own / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{len([*own.glob('*.sh')])}.sh"
         storage.atomic_write(file, self.script(jobs, file).encode())
         output = sbatch([*self.sbatch_options(jobs, own), str(file)])
@@ -197,7 +210,8 @@ class Slurm(Pool):
                 )  # a node without the reviews would not say so
             folder = shlex.quote(str(job.path))
             cases.append(f"{number}) folder={folder}; arguments=({shlex.join(arguments)}) ;;")
-        tasks = max(tasks_of(job)[1] * tasks_of(job)[0] for job in jobs)
+        nodes, each = tasks_of(jobs[0])
+        tasks = nodes * each
         words = [*(["srun"] if tasks > 1 else []), *self.prefix]
         return SCRIPT.format(
             path=file,
@@ -216,7 +230,7 @@ class Slurm(Pool):
     def sbatch_options(self, jobs: Sequence[Job], own: Path) -> list[str]:
         """The options of sbatch."""
         given = self.options
-        nodes, tasks = max(tasks_of(job) for job in jobs)
+        nodes, tasks = tasks_of(jobs[0])
         gpus = given["gpus_per_node"]
         if gpus is None and any(job.config.trainer.accelerator in ("gpu", "cuda") for job in jobs):
             gpus = tasks
@@ -235,7 +249,7 @@ class Slurm(Pool):
             **{key: given[key] for key in ("partition", "account", "qos", "constraint")},
             **(given["more"] or {}),
         }
-        words = [f"--{key}={value}" for key, value in options.items() if value is not None]
+        words = [word for key, value in options.items() for word in option(key, value)]
         return ["--parsable", "--requeue", "--open-mode=append", *words]
 
     def interrupted(self, running: Mapping[str, Job], end: BaseException) -> None:
@@ -261,6 +275,15 @@ class Slurm(Pool):
         print(f"cancelled {len(running)} jobs; the same command resumes their runs", flush=True)
 
 
+def option(key: str, value: Any) -> list[str]:
+    """An option of sbatch; True for one without a value."""
+    if value is None or value is False:
+        return []
+    if isinstance(value, ListConfig | list):
+        value = ",".join(map(str, value))
+    return [f"--{key}"] if value is True else [f"--{key}={value}"]
+
+
 def tasks_of(job: Job) -> tuple[int, int]:
     """The nodes of a run, and its processes on each."""
     return job.config.trainer.get("num_nodes", 1), job.devices
@@ -271,18 +294,28 @@ def is_active(state: State | None) -> bool:
     return state is not None and state.name not in ENDED
 
 
+def is_silent(job: Job) -> bool:
+    """True if the run does not say how it ended, or its files have not arrived yet."""
+    return Run(job.path).status in (None, "running")
+
+
 def finish(job: Job, id_: str, state: State | None) -> str:
     """A line about a run whose job has ended. Records a failure in its directory."""
-    give_up = time.monotonic() + LATE
-    while Run(job.path).status in (None, "running") and time.monotonic() < give_up:
-        time.sleep(1)
     name = "COMPLETED" if state is None else state.name
     why = ENDED.get(name, name)
+    try:
+        code = int(reader.read_text(job.path / ".slurm_exit", 100))
+    except (OSError, ValueError):
+        code = 1
+    if not why and code in KILLED:
+        why = f"killed, exit code {code}"
+    elif not why and not job.console.exists():
+        why = f"see {job.path.parent / '.slurm' / id_}.log"
     is_own = Run(job.path).status in ("failed", "done", "pruned")
     if why and not is_own:
         job.reason = f"job {id_}: {why}"
     try:
-        return job.finish(1)
+        return job.finish(code)
     except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
         return f"failed: {one_line(error)}"
 
@@ -308,6 +341,8 @@ def squeue() -> dict[str, State]:
 
     Waits until SLURM answers: a controller that restarts loses no job.
     """
+    if shutil.which("squeue") is None:
+        raise SlurmError("squeue: no such command; hydra/launcher=slurm needs SLURM")
     said = False
     while True:
         try:

@@ -8,6 +8,7 @@ all others in the next exchange.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ T = TypeVar("T")
 PACKAGE = "imdb_lightning"
 # Seconds. A process may take so long from one exchange to the next, such as to read the reviews.
 TIMEOUT = 1800
+JOIN = 120  # for all processes to start
+NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")  # variables of torchrun
 GRACE = 20  # from the end of one process to SIGTERM for the others, and from there to SIGKILL
 POLL = 0.2
 
@@ -38,16 +41,17 @@ class PeerError(Exception):
 
 def is_launched(variables: Mapping[str, str] = os.environ) -> bool:
     """True if this process is one of several of a run."""
-    if variables.get("WORLD_SIZE", "1") not in ("", "1") and "RANK" in variables:
-        return True
-    # Of a step of srun; the job script has SLURM_NTASKS too.
-    return "SLURM_STEP_ID" in variables and int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    if all(variables.get(name, "").isdecimal() for name in NUMBERS) and "MASTER_ADDR" in variables:
+        return variables["WORLD_SIZE"] != "1"
+    # Of a step of srun; the job script has SLURM_NTASKS too, and a shell is no run.
+    in_step = "SLURM_STEP_ID" in variables and "SLURM_PTY_PORT" not in variables
+    return in_step and int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def translate_slurm() -> None:
     """Set the variables of torchrun from those of srun, if it has started this process."""
     given = os.environ
-    if "RANK" in given or not is_launched():
+    if "SLURM_STEP_ID" not in given or all(name in given for name in NUMBERS):
         return
     tasks, nodes = int(given["SLURM_STEP_NUM_TASKS"]), int(given["SLURM_STEP_NUM_NODES"])
     given.update(
@@ -76,15 +80,32 @@ def first_node(variables: Mapping[str, str]) -> str:
 def connect() -> None:
     """Join the other processes. Raises PeerError."""
     import torch
+    from torch import distributed
 
     translate_slurm()
-    os.environ["TORCHELASTIC_RUN_ID"] = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    if torch.cuda.is_available():
+    if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    exchange(
-        lambda: torch.distributed.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT))
-    )
+    store = None
+    try:
+        if "TORCHELASTIC_USE_AGENT_STORE" not in os.environ:  # torchrun has its own
+            store = distributed.TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                count,
+                number == 0,
+                timedelta(seconds=JOIN),
+            )
+        where: dict[str, Any] = (
+            {"store": store, "rank": number, "world_size": count} if store else {}
+        )
+        distributed.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT), **where)
+    except (RuntimeError, ValueError) as error:
+        raise PeerError(
+            f"process {number} of {count} cannot join the others: {first_line(error)}"
+        ) from None
+    os.environ.setdefault("TORCHELASTIC_RUN_ID", "none")  # so Lightning takes these variables
 
 
 def is_connected() -> bool:
@@ -125,11 +146,11 @@ def exchange(function: Callable[[], T]) -> T:
 
 def is_peer_error(error: BaseException) -> bool:
     """True for what gloo and NCCL raise if another process has ended."""
-    names = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
-    more = ("timed out", "TCPStore", "connection", "Socket")
-    return isinstance(error, PeerError) or (
-        isinstance(error, RuntimeError) and any(name in str(error) for name in (*names, *more))
-    )
+    if isinstance(error, PeerError):
+        return True
+    if world_size() == 1 or not isinstance(error, RuntimeError):
+        return False
+    return bool(re.search("gloo/transport|closed by peer|reset by peer|remote proc", str(error)))
 
 
 def first_line(error: BaseException) -> str:
@@ -189,15 +210,15 @@ def spawn(count: int, arguments: Sequence[str]) -> int:
         port = free.getsockname()[1]
     from .process import cores  # late: it imports torch
 
-    threads = max(1, cores() // count)
-    given = os.environ.get("OMP_NUM_THREADS", "")
+    given = os.environ.get("OMP_NUM_THREADS", "")  # of the run
+    threads = max(1, min(cores(), int(given) if given.isdigit() else cores()) // count)
     common = {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": str(min(threads, int(given)) if given.isdigit() else threads),
+        "OMP_NUM_THREADS": str(threads),
     }
     processes = [
         subprocess.Popen(

@@ -22,11 +22,18 @@ from ..report.templates import refuse_foreign, render
 from ..runs import storage, sweep
 from ..runs.run import Run
 from .best import write_experiment
-from .study import DIVERGED, REASON, RUN, last_attempts, open_study, val_accuracies
+from .study import (
+    DIVERGED,
+    MARK,
+    MARKS,
+    REASON,
+    RUN,
+    last_attempts,
+    open_study,
+    val_accuracies,
+)
 
 
-MARK = "imdb_lightning.search"  # in every file that this module writes
-MARKS = (f"<!-- {MARK} -->", f'<meta name="generator" content="{MARK}">')
 ENOUGH = 10  # trials, for the importance to mean something
 
 

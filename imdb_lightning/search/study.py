@@ -32,12 +32,17 @@ from ..config.identity import config_hash
 from ..config.overrides import CommandLine
 from ..config.space import Dimension
 from ..config.text import one_line
+from ..report.templates import refuse_foreign
 from ..runs import reader, sweep
 from ..runs.run import Run, RunExistsError
 
 
+MARK = "imdb_lightning.search"  # in the pages
+MARKS = (f"<!-- {MARK} -->", f'<meta name="generator" content="{MARK}">')
 STUDY = "imdb_lightning"  # the study's name in study.log
-RUN, PROPOSAL, REASON, DIVERGED = "run", "proposal", "reason", "diverged"  # attributes of a trial
+# Attributes of a trial.
+RUN, PROPOSAL, KNOWN = "run", "proposal", "known"
+REASON, DIVERGED = "reason", "diverged"
 MAX_STUDY = 64 * reader.MIB  # bytes of study.log; 10,000 trials have less
 TRIES = 20  # of the sampler, for a trial that is new
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -60,7 +65,8 @@ class Search:
 
         It continues a search of the same configuration, space and settings, whatever its number of
         trials. Raises RunLockedError if another process is working in the directory, RunExistsError
-        if it contains something else, ValueError if study.log is corrupt.
+        if it contains something else, ValueError if study.log is corrupt, ForeignFileError for a
+        page that is not of a search.
         """
         wanted = description(line)
         folder, lock = sweep.open_folder(
@@ -71,8 +77,9 @@ class Search:
             changed = [key for key in wanted if found and found.get(key) != wanted[key]]
             what = f"a search with another {' and '.join(changed)}" if changed else "a grid"
             raise RunExistsError(f"{folder}: contains {what}; name a new hydra.sweep.dir")
-        sweep.write_json(folder, {"search": wanted})
+        refuse_foreign(folder / "search.html", *MARKS)
         study = Study(folder, line.space, line.sweeper)
+        sweep.write_json(folder, {"search": wanted})
         return cls(folder, study, line.jobs[0].seed, lock)
 
 
@@ -83,7 +90,10 @@ def description(line: CommandLine) -> dict[str, Any]:
     if cfg.data.name == "imdb":
         from ..data import sources  # late: not needed for the synthetic corpus
 
-        reviews = sources.path_fingerprint(cfg.data.path)
+        try:
+            reviews = sources.path_fingerprint(cfg.data.path)
+        except sources.DataNotFoundError:  # only the nodes of a cluster have them
+            reviews = None
     ignored = ("_target_", "params", "n_trials")
     found = {
         "space": {one.name: one._asdict() for one in line.space},
@@ -135,7 +145,7 @@ class Study:
         if number >= self.total or any(trial.state not in FINISHED for trial in known):
             return None
         values = self._new_values(seed, number, trials, known)
-        return self._add(number, values)
+        return self._add(number, values, [trial.number for trial in known])
 
     @property
     def total(self) -> int:
@@ -145,7 +155,7 @@ class Study:
     @property
     def is_complete(self) -> bool:
         """True if there is nothing left to run."""
-        return self.finished == self.total and not any(map(has_failed, self.trials))
+        return self.finished >= self.total and not any(map(has_failed, self.trials))
 
     def retry(self) -> list[Proposal]:
         """Trials to run again: those that were running when a search ended, and those that failed.
@@ -157,7 +167,7 @@ class Study:
             if trial.state == TrialState.RUNNING:
                 again.append(Proposal(trial.number, self.overrides(trial.params)))
             elif has_failed(trial):
-                again.append(self._add(number, trial.params))
+                again.append(self._add(number, trial.params, trial.user_attrs[KNOWN]))
         return again
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
@@ -203,12 +213,12 @@ class Study:
         else:
             self.fail(number, sweep.failure_reason(run), run.diverged)
 
-    def _add(self, number: int, values: Mapping[str, Any]) -> Proposal:
+    def _add(self, number: int, values: Mapping[str, Any], known: Sequence[int]) -> Proposal:
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(values),
             distributions=self.distributions,
-            user_attrs={PROPOSAL: number},
+            user_attrs={PROPOSAL: number, KNOWN: [*known]},
         )
         self.study.add_trial(trial)
         return Proposal(len(self.study.get_trials()) - 1, self.overrides(values))
@@ -255,12 +265,12 @@ class Pruner:
         """For the run in `path`; None if it is no trial that runs, or none is pruned."""
         settings = sweep.read_search(path.parent).get("settings", {})
         try:
-            trials = last_attempts(open_study(path.parent))
+            trials = open_study(path.parent).get_trials()
         except (OSError, ValueError):
             return None
-        for number, trial in enumerate(trials):
+        for trial in trials:
             if trial.state == TrialState.RUNNING and trial.user_attrs.get(RUN) == path.name:
-                known = trials[: max(0, number + 1 - settings["max_concurrent"])]
+                known = [trials[number] for number in trial.user_attrs[KNOWN]]
                 return cls(settings, known) if settings["pruner"] == "median" else None
         return None
 
@@ -326,10 +336,15 @@ def open_study(folder: Path, writes: bool = False) -> optuna.Study:
     Raises OSError, and ValueError if study.log is no study of a search.
     """
     file = folder / "study.log"
+    try:
+        content = reader.read_bytes(file, MAX_STUDY) if file.exists() or not writes else b""
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if content and f'"study_name":"{STUDY}"'.encode() not in content.partition(b"\n")[0]:
+        raise ValueError(f"{file}: not the study of a search")
     if writes:
         file.with_name("study.log.lock").unlink(missing_ok=True)  # of a process that was killed
         file.touch()
-    content = reader.read_bytes(file, MAX_STUDY)
     if writes and not content.endswith(b"\n"):  # the rest of a line, which a kill has cut
         content = content[: content.rfind(b"\n") + 1]
         os.truncate(file, len(content))

@@ -13,6 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from ..config.overrides import with_plus
 from ..config.space import dimension
 from ..runs import sweep
 from ..runs.launcher import Job, Pool
@@ -48,8 +49,8 @@ class OptunaSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self.loader)
         given = parser.parse_overrides(arguments)
         keys = {override.get_key_element() for override in given}
-        own = [f"{key}={value}" for key, value in self.params.items() if key not in keys]
-        overrides = [*parser.parse_overrides(own), *given]
+        own = parser.parse_overrides([with_plus(f"{k}={v}") for k, v in self.params.items()])
+        overrides = [*(o for o in own if o.get_key_element() not in keys), *given]
         dimensions = [(override, dimension(override)) for override in overrides]
         fixed = [
             f"{override.get_key_element()}={override.get_value_element_as_str()}"

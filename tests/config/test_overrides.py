@@ -166,7 +166,7 @@ WRONG = {
     "model.implementation=loop": ["no key model.implementation here"],  # PyTorch's LSTM
     "model.bidirectional=1": ["one of true, false"],
     "trainer.accelerator=tpu": ["one of auto, cpu, gpu"],
-    "trainer.devices=0": ["an integer >= 1, or a list of device numbers"],
+    "trainer.devices=0": ["an integer >= 1 and <= 1024, or a list of different device numbers"],
     "trainer.precision=8": ["one of 32-true"],
     "trainer.gradient_clip_val=0": ["a number > 0, or null"],
     "test_checkpoint=first": ["one of last, best"],

@@ -151,6 +151,11 @@ def check_equal(one: Run, two: Run) -> None:
             marks=pytest.mark.slow,
         ),
         pytest.param("model=custom_gru data.num_workers=1", marks=pytest.mark.slow),
+        pytest.param(
+            "model=rnn trainer.enable_progress_bar=true trainer.enable_model_summary=true "
+            "callbacks=learning_rate_monitor trainer.log_every_n_steps=2",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_processes_have_the_weights_of_one(options: str, tmp_path: Path) -> None:
@@ -234,6 +239,31 @@ def test_numbers_that_are_not_finite_end_all_with_one_line(tmp_path: Path) -> No
     run = Run(tmp_path / "two")
     assert run.diverged and run.non_finite.exists()
     assert it.text.count("its reviews are listed in") == 1
+
+
+def test_an_error_of_one_process_is_no_other_ones() -> None:
+    assert not distributed.is_peer_error(RuntimeError("the server refused the connection"))
+    assert not distributed.is_peer_error(RuntimeError("Connection closed by peer"))  # one process
+    assert distributed.is_peer_error(distributed.PeerError("gone"))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {
+            "WORLD_SIZE": "abc",
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "MASTER_PORT": "1",
+            "MASTER_ADDR": "x",
+        },
+        {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PTY_PORT": "40000"},
+        {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+    ],
+)
+def test_variables_that_start_nothing(variables: dict[str, str]) -> None:
+    assert not distributed.is_launched(variables)
 
 
 # The command

@@ -101,6 +101,19 @@ def test_a_number_is_short_and_within_its_ends() -> None:
         ("-m hydra/sweeper=optuna optim.lr=tag(lgo,interval(1,2))", "no tag lgo"),
         ("-m hydra/sweeper=optuna optim.lr=interval(-1,1)", "optim.lr=-1.0: must be a number > 0"),
         ("-m hydra/sweeper=optuna model.hidden_size=8,8", "8 is there twice"),
+        ("-m hydra/sweeper=optuna optim.lr=interval(0.0010001,0.0010004)", "is too narrow"),
+        ("-m hydra/sweeper=optuna model=gru,rnn hydra/launcher=basic,local_pool", "has one value"),
+        (
+            "-m hydra/sweeper=optuna model.dropout=0.1,0.2 ++model.dropout=0",
+            "dropout: is given twice",
+        ),
+        ("-m hydra/sweeper=optuna model=gru,rnn +hydra.sweeper.foo=1", "foo: no such key"),
+        ("-m hydra/sweeper=optuna model=gru,rnn hydra.sweeper.params=5", "params must be keys"),
+        ("-m hydra/sweeper=optuna hydra.sweeper.params={seed:'0,1'}", "the luckiest seed"),
+        ("-m hydra/sweeper=optuna data.train_on_val=true,false", "cannot be compared"),
+        ("-m hydra/sweeper=optuna trainer.devices=1,2", "the same for all trials"),
+        ("-m hydra/launcher=basic trainer.devices=2", "needs hydra/launcher=local_pool or slurm"),
+        ("-m trainer.num_nodes=2", "in a grid it needs hydra/launcher=slurm"),
         ("-m hydra/sweeper=optuna model=gru,lsmt", "did you mean lstm?"),
         (
             "-m hydra/sweeper=optuna model=gru,rnn hydra.sweeper.n_trials=0",
@@ -228,6 +241,13 @@ def test_a_line_that_a_kill_has_cut_is_removed(tmp_path: Path, space: list[Dimen
     study = Study(tmp_path, space, SWEEPER)
     assert log.read_bytes() == whole
     assert len(searched(study)) == 12
+
+
+def test_another_file_of_that_name_is_kept(tmp_path: Path, space: list[Dimension]) -> None:
+    (tmp_path / "study.log").write_bytes(b"my notes, without a newline")
+    with pytest.raises(ValueError, match="not the study of a search"):
+        Study(tmp_path, space, SWEEPER)
+    assert (tmp_path / "study.log").read_bytes() == b"my notes, without a newline"
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,14 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", TRAINING, ids=" ".join)
-def test_training_commands_have_no_mistake(words: list[str]) -> None:
+def test_training_commands_have_no_mistake(words: list[str], tmp_path: Path) -> None:
     overrides = [text for text in words[1:] if "=" in text]
-    assert check_command_line(overrides, multirun="-m" in words).errors == []
+    config_dir = None
+    if "--config-dir" in words:  # of a search, with its best configuration
+        config_dir = str(tmp_path)
+        (tmp_path / "experiment").mkdir()
+        (tmp_path / "experiment" / "best.yaml").write_text("# @package _global_\nseed: 0\n")
+    assert check_command_line(overrides, "-m" in words, config_dir).errors == []
 
 
 @pytest.mark.parametrize("name", MODULES)

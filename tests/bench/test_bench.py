@@ -21,7 +21,7 @@ from imdb_lightning.bench.timing import interleaved, table
 from tests.conftest import TINY, command, composed, run_of
 
 
-def run(folder: Path, *arguments: str, seconds: int = 280) -> dict:
+def run(folder: Path, *arguments: str, seconds: int = 900) -> dict:
     """`python -m imdb_lightning.bench ARGUMENTS`; returns the figures."""
     done = command(folder, *arguments, "--json", "figures.json", module="bench", timeout=seconds)
     assert done.returncode == 0, done.stderr

@@ -44,6 +44,7 @@ def test_it_trains_what_the_command_line_trains(tmp_path: Path) -> None:
     assert len(FittedRun(tmp_path / "run").metrics["epochs"]) == 3
 
 
+@pytest.mark.slow
 def test_it_shows_each_epoch_once(tmp_path: Path) -> None:
     done = python(
         tmp_path, "-c", f"import imdb_lightning; imdb_lightning.fit(*{TINY!r}, directory='run')"

@@ -75,6 +75,7 @@ def test_a_run_stops_after_max_time(tmp_path: Path) -> None:
     assert 0 < len(metrics["epochs"]) < 10_000
 
 
+@pytest.mark.slow
 def test_min_epochs_come_before_early_stopping(tmp_path: Path) -> None:
     still = ["optim.lr=1e-12", "callbacks.early_stopping.patience=1", "trainer.max_epochs=9"]
     assert len(trained(tmp_path / "1", *still)["epochs"]) == 2

@@ -32,7 +32,7 @@ from .identity import names_of_grid
 from .paths import absolute_path, conf_dir
 from .rules import STR, Rule, integer, number, one_of, or_null
 from .schema import ADDED_KEYS, KEYS, REFUSED_ARGUMENTS, check_values, flatten
-from .space import Dimension, dimension
+from .space import Dimension, dimension, last_of_each
 from .text import did_you_mean, one_line
 
 
@@ -283,7 +283,7 @@ def _search(
     """The errors of a search, its space, and the overrides of jobs at the extremes of the space."""
     errors, space = [], []
     fixed = []  # what each override is, of the space its first extreme
-    for override in overrides:
+    for override in last_of_each(overrides):
         try:
             found = dimension(override)
         except ValueError as error:
@@ -304,8 +304,6 @@ def _search(
             errors.append(f"{one.name}: {NOT_SEARCHED[one.name]}")
         elif one.name.split(".")[0].split("/")[0] == "hydra":
             errors.append(f"{one.name}: a search has one value of it")
-    keys = [override.get_key_element().lstrip("+") for override in overrides]
-    errors += [f"{key}: is given twice" for key in dict.fromkeys(keys) if keys.count(key) > 1]
     errors += [
         f"hydra.sweeper.{key}: no such key{did_you_mean(key, SWEEPER_RULES)}"
         for key in sweeper

@@ -6,6 +6,7 @@ tag(log,interval(1e-4,1e-2)), range(16,129,16).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -46,6 +47,11 @@ class Dimension(NamedTuple):
         else:
             value = float(f"{value:.10g}")  # 0.30000000000000004
         return repr(min(max(value, self.low), self.high))
+
+
+def last_of_each(overrides: Iterable[Override]) -> list[Override]:
+    """Of a key that is given several times, the last override: as Hydra does it."""
+    return [*{override.get_key_element().lstrip("+"): override for override in overrides}.values()]
 
 
 def dimension(override: Override) -> Dimension | None:

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.overrides import with_plus
-from ..config.space import dimension
+from ..config.space import dimension, last_of_each
 from ..runs import sweep
 from ..runs.launcher import Job, Pool
 from ..runs.run import Run, RunExistsError, RunLockedError
@@ -48,9 +48,8 @@ class OptunaSweeper(Sweeper):
 
         parser = OverridesParser.create(config_loader=self.loader)
         given = parser.parse_overrides(arguments)
-        keys = {override.get_key_element() for override in given}
         own = parser.parse_overrides([with_plus(f"{k}={v}") for k, v in self.params.items()])
-        overrides = [*(o for o in own if o.get_key_element() not in keys), *given]
+        overrides = last_of_each([*own, *given])
         dimensions = [(override, dimension(override)) for override in overrides]
         fixed = [
             f"{override.get_key_element()}={override.get_value_element_as_str()}"

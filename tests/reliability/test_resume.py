@@ -205,6 +205,7 @@ def test_auto_takes_the_newest_unfinished_run_of_this_configuration(copied: Path
     assert list(statuses.values()) == ["done"]
 
 
+@pytest.mark.slow
 def test_auto_resumes_a_run_on_the_fallback(tmp_path: Path) -> None:
     """Without reviews a run uses the synthetic corpus, and so does resuming it."""
     options = [text for text in SMALL if text != "data=synthetic"] + ["resume=auto"]
@@ -276,6 +277,7 @@ def test_a_corrupt_best_checkpoint_is_reported_before_training(copied: Path) -> 
     assert "best.ckpt: test_checkpoint=best needs it" in output_of(copied)
 
 
+@pytest.mark.slow
 def test_a_done_run_without_checkpoints_is_not_changed(copied: Path) -> None:
     assert command(copied, "resume=run") == 0
     shutil.rmtree(copied / "run" / "checkpoints")
@@ -285,6 +287,7 @@ def test_a_done_run_without_checkpoints_is_not_changed(copied: Path) -> None:
     assert contents(copied / "run") == before
 
 
+@pytest.mark.slow
 def test_a_corrupt_tokenizer_or_metrics_file_is_noticed(
     copied: Path, uninterrupted: Callable[..., Path]
 ) -> None:

@@ -44,13 +44,22 @@ class Plan(NamedTuple):
 
     arguments: list[str]  # of Hydra's command line
     directory: Path | None = None  # of the run; None for a grid, or if nothing is run
+    run: DictConfig | None = None  # the configuration, unless it is a grid
     grid: CommandLine | None = None  # the jobs of a grid
     wants_help: bool = False
     keeps_nothing: bool = False  # a fast_dev_run: in a directory that is removed
-    devices: int = 1  # processes of the run on this machine
-    nodes: int = 1  # machines of the run
     warnings: tuple[str, ...] = ()  # for standard error
     notes: tuple[str, ...] = ()  # for standard output
+
+    @property
+    def devices(self) -> int:
+        """The processes of the run on each machine."""
+        return 1 if self.run is None else devices_of(self.run)
+
+    @property
+    def nodes(self) -> int:
+        """The machines of the run."""
+        return 1 if self.run is None else self.run.trainer.get("num_nodes", 1)
 
 
 def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
@@ -58,21 +67,12 @@ def make_plan(argv: Sequence[str], pretraining: bool = False) -> Plan:
 
     Raises CommandLineError or NothingToDoError.
     """
-    plan, jobs = _make_plan(argv, pretraining)
-    if plan.grid is None and jobs:
-        nodes = jobs[0].trainer.get("num_nodes", 1)
-        return plan._replace(devices=devices_of(jobs[0]), nodes=nodes)
-    return plan
-
-
-def _make_plan(argv: Sequence[str], pretraining: bool) -> tuple[Plan, Sequence[DictConfig]]:
-    """The plan, and the configurations of what it runs."""
     arguments = [resume.quote_path_override(text) for text in argv]
     options = _parse(arguments)
     if options.help:
-        return Plan(arguments, wants_help=True), ()
+        return Plan(arguments, wants_help=True)
     if options.hydra_help or options.shell_completion:
-        return Plan(arguments), ()
+        return Plan(arguments)
     if options.config_name or options.config_path or options.experimental_rerun:
         raise CommandLineError(
             "the configuration is conf/config.yaml; put yours into --config-dir as experiments"
@@ -85,7 +85,7 @@ def _make_plan(argv: Sequence[str], pretraining: bool) -> tuple[Plan, Sequence[D
     _refuse(line, options, pretraining)
     flags = [text for text in arguments if text not in options.overrides]
     if options.cfg or options.info:
-        return Plan([*flags, *line.overrides]), ()
+        return Plan([*flags, *line.overrides])
     wanted = line.jobs[0].resume
     if wanted not in (None, "auto"):
         path = Path(absolute_path(wanted))
@@ -105,13 +105,13 @@ def _make_plan(argv: Sequence[str], pretraining: bool) -> tuple[Plan, Sequence[D
         overrides = [*overrides, "resume=null"]
     overrides = [*overrides, *line.naming]
     if any(cfg.trainer.get("fast_dev_run") for cfg in line.jobs):
-        return Plan([*flags, *overrides], keeps_nothing=True, warnings=warnings), line.jobs
+        arguments = [*flags, *overrides]
+        return Plan(arguments, run=line.jobs[0], keeps_nothing=True, warnings=warnings)
     if line.multirun:
-        return Plan([*flags, *overrides], grid=line, warnings=warnings), ()
+        return Plan([*flags, *overrides], grid=line, warnings=warnings)
     run_dir = f"hydra.run.dir={quote(line.directory)}"  # not a microsecond later
-    directory = Path(line.directory)
-    plan = Plan([*flags, *overrides, run_dir], directory, warnings=warnings, notes=notes)
-    return plan, line.jobs
+    arguments = [*flags, *overrides, run_dir]
+    return Plan(arguments, Path(line.directory), line.jobs[0], warnings=warnings, notes=notes)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -223,7 +223,7 @@ def _check_consent(
 
 def _plan_resume(
     path: Path, flags: Sequence[str], given: Sequence[str], config_dir: str | None
-) -> tuple[Plan, Sequence[DictConfig]]:
+) -> Plan:
     """Resume the run in `path` with the overrides that are `given`."""
     given = [text for text in given if resume.override_key(text) not in ("resume", "hydra.run.dir")]
     try:
@@ -241,4 +241,4 @@ def _plan_resume(
         raise NothingToDoError(f"{path} is done{more}")
     check_jobs(line, may_fall_back=False)
     here = [f"hydra.run.dir={quote(str(path))}", "hydra.output_subdir=null"]
-    return Plan([*flags, *line.overrides, *here], path), line.jobs
+    return Plan([*flags, *line.overrides, *here], path, line.jobs[0])

@@ -145,6 +145,18 @@ def command(
         return subprocess.CompletedProcess(words, process.exitcode, output, errors)
 
 
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`python -m imdb_lightning ARGUMENTS` in `folder`, not waited for."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "imdb_lightning", *arguments],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def run_module(
     folder: Path,
     name: str,

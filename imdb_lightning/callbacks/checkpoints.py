@@ -69,7 +69,7 @@ class RunCheckpoint(Checkpoint):
 
     @property
     def resumes_within_epoch(self) -> bool:
-        """True until the first new batch of an epoch that an earlier process has begun."""
+        """True before the first batch of an epoch of which an earlier process has done a part."""
         return self.resume_from is not None and self.resume_from["progress"]["batch"] > 0
 
     def on_fit_start(self, trainer: lightning.Trainer, model: Any) -> None:
@@ -131,7 +131,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: lightning.Trainer, model: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.should_stop:  # then Lightning logs this step, whichever it is
-            model.log_scalars(outputs["loss"], trainer.optimizers[0])
+            model.log_scalars(model.loss_of_step, trainer.optimizers[0])
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         # After its last batch an epoch is validated first; within a step there are gradients.
         if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
@@ -169,8 +169,8 @@ class RunCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.run.best)
         trainer.save_checkpoint(self.run.last)
         self.saved = time.monotonic()
-        distributed.agree_on_signal()
-        signals.exit_if_requested()
+        if distributed.agree_on_signal():  # one that arrives now waits for the next checkpoint
+            signals.exit_if_requested()
 
     def on_train_end(self, trainer: lightning.Trainer, model: Any) -> None:
         distributed.agree_on_signal()
@@ -184,7 +184,7 @@ class RunCheckpoint(Checkpoint):
 
 
 def reseed(step: int) -> None:
-    """Random numbers of its own for each process but the first, from the seed of the run."""
+    """Seed each process but the first differently, from the run's seed."""
     if distributed.rank() > 0:
         seed = int(os.environ["PL_GLOBAL_SEED"])
         words = np.random.SeedSequence([seed, distributed.rank(), step]).generate_state(1)

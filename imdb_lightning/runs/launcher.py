@@ -291,7 +291,7 @@ class LocalPool(Pool):
                             del running[slot]
                             try:
                                 how = job.finish(code)
-                            except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
+                            except Exception as error:  # noqa: BLE001  any error concerns this run alone
                                 how = f"failed: {one_line(error)}"
                             queue.end(job)
                             bar.update(queue.finished - bar.n)
@@ -336,7 +336,7 @@ def show(
 
 
 def gpus_of_slot(gpus: Sequence[str], slot: int, each: int) -> list[str]:
-    """The GPUs of the run in a slot: `each` of its own, as long as there are so many."""
+    """The GPUs of the run in a slot: `each` of them, shared only if there are too few."""
     return [gpus[(slot * each + number) % len(gpus)] for number in range(min(each, len(gpus)))]
 
 

@@ -30,8 +30,7 @@ from .run import Run
 
 POLL = 3.0  # seconds between two looks at the queue
 SECOND_THOUGHTS = 3.0  # seconds after Ctrl-C, before the jobs are cancelled
-MISSED = 3  # looks without a job, after which it has left the queue
-LATE = 20.0  # seconds that the files of a job may take to arrive from its node
+LATE = 20.0  # seconds that a job may be out of the queue before it, or its files, appear
 KILLED = (130, 137, 143)  # exit codes of signals: the run can be resumed
 CANCELLED = 90.0  # seconds for jobs that are cancelled to save a checkpoint and end
 # Why a job waits that will run; the others may need the user.
@@ -115,9 +114,8 @@ class Slurm(Pool):
         states = squeue() if known else {}
         running: dict[str, Job] = {}  # by the id of the job
         taken: list[float] = []  # seconds of the runs that are done
-        missed: dict[str, int] = {}
         said: dict[str, str] = {}  # why a job waits
-        ended: dict[str, float] = {}  # when that was seen
+        ended: dict[str, float] = {}  # since when a job is not in the queue
         bar = progress_bar(queue)
         try:
             with bar:
@@ -144,19 +142,18 @@ class Slurm(Pool):
                     states = squeue()
                     for id_, job in list(running.items()):
                         state = states.get(id_)
-                        if state is None:
-                            missed[id_] = missed.get(id_, 0) + 1
-                        elif state.name == "RUNNING" and job.started is None:
+                        name, reason = state or (None, "")
+                        if name == "RUNNING" and job.started is None:
                             job.started = time.monotonic()
                             job.epochs = job.first = Run(job.path).completed_epochs
-                        if state is not None and state.name == "PENDING":
-                            if state.reason not in USUAL and said.get(id_) != state.reason:
-                                said[id_] = state.reason
-                                bar.write(f"{job.label}: job {id_} waits: {state.reason}")
-                        if is_active(state) or (state is None and missed[id_] < MISSED):
+                        if name == "PENDING" and reason not in {*USUAL, said.get(id_)}:
+                            said[id_] = reason
+                            bar.write(f"{job.label}: job {id_} waits: {reason}")
+                        if is_active(state):
+                            ended.pop(id_, None)
                             continue
-                        since = ended.setdefault(id_, time.monotonic())
-                        if is_silent(job) and time.monotonic() - since < LATE:
+                        waited = time.monotonic() - ended.setdefault(id_, time.monotonic())
+                        if (state is None or is_silent(job)) and waited < LATE:
                             continue
                         del running[id_]
                         how = finish(job, id_, state)
@@ -187,7 +184,7 @@ class Slurm(Pool):
             (job.path / ".slurm_exit").unlink(missing_ok=True)  # of an earlier job
         file = own / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{len([*own.glob('*.sh')])}.sh"
         storage.atomic_write(file, self.script(jobs, file).encode())
-        output = sbatch([*self.sbatch_options(jobs, own), str(file)])
+        output = call("sbatch", *self.sbatch_options(jobs, own), str(file)).strip()
         array = output.split(";")[0]  # of several clusters: ID;CLUSTER
         if not array.isdecimal():
             raise SlurmError(f"sbatch: {output[:200]}")
@@ -316,7 +313,7 @@ def finish(job: Job, id_: str, state: State | None) -> str:
         job.reason = f"job {id_}: {why}"
     try:
         return job.finish(code)
-    except Exception as error:  # noqa: BLE001  whatever it is, it is this run's
+    except Exception as error:  # noqa: BLE001  any error concerns this run alone
         return f"failed: {one_line(error)}"
 
 
@@ -357,11 +354,6 @@ def squeue() -> dict[str, State]:
             time.sleep(POLL)
     rows = (line.strip().split("|", 2) for line in text.splitlines() if line.count("|") > 1)
     return {id_: State(name, reason) for id_, name, reason in rows}
-
-
-def sbatch(options: Sequence[str]) -> str:
-    """The id of the array that is submitted."""
-    return call("sbatch", *options).strip()
 
 
 def call(*words: str) -> str:

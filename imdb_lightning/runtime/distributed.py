@@ -190,11 +190,12 @@ def from_first(thing: T) -> T:
     return things[0]
 
 
-def agree_on_signal() -> None:
-    """A signal that has reached one process has reached all."""
+def agree_on_signal() -> bool:
+    """True if a signal has reached one of the processes; then it has reached all."""
     (number,) = maximum(signals.requested or 0)
     if number:
         signals.requested = signals.requested or int(number)
+    return bool(number)
 
 
 # How they start

@@ -26,10 +26,14 @@ HEAD = """\
 def write_experiment(folder: Path, path: Path) -> Path | None:
     """Write the configuration of the run in `path` to experiment/best.yaml.
 
-    None if no experiment composes that configuration, such as with groups of the user's own.
+    None if the run has been removed, or no experiment composes its configuration, such as one with
+    the user's own groups.
     """
     run = Run(path)
-    cfg = run.config
+    try:
+        cfg = run.config
+    except (OSError, ValueError):  # removed since
+        return None
     file = folder / "experiment" / "best.yaml"
     choices: dict[str, Any] = {group: cfg[group].name for group in GROUPS}
     names = [name for name in chosen(cfg, "callbacks") if name in CALLBACKS]

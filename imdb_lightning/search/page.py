@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..config.space import Dimension
 from ..report.figures import FAINT, INK, OURS, PUBLISHED, STYLE, as_file, panel, svg
 from ..report.templates import refuse_foreign, render
-from ..runs import storage, sweep
+from ..runs import storage
 from ..runs.run import Run
 from .best import write_experiment
 from .study import (
@@ -30,6 +30,7 @@ from .study import (
     RUN,
     last_attempts,
     open_study,
+    read_space,
     val_accuracies,
 )
 
@@ -93,10 +94,7 @@ class Results:
 def read(folder: Path) -> Results:
     """The results so far. Raises OSError, and ValueError if there is no search in `folder`."""
     study = open_study(folder)
-    try:
-        space = [Dimension(**one) for one in sweep.read_search(folder)["space"].values()]
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{folder / 'sweep.json'}: not that of a search") from None
+    space = read_space(folder)
     names = short_names([one.name for one in space])
     trials = [
         trial_of(number, trial, folder, space, names)
@@ -238,8 +236,13 @@ def history(found: Results) -> str:
             line.append((found.trials[-1].number, best))
             axes.step(*zip(*line, strict=True), where="post", color=INK, lw=1, label="best so far")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(fontsize=6.5)
+        add_legend(axes)
         return svg(figure)
+
+
+def add_legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:  # matplotlib warns about an empty one
+        axes.legend(fontsize=6.5)
 
 
 def scatter(axes: Axes, found: Results, at: Mapping[int, float]) -> None:
@@ -277,8 +280,7 @@ def epochs(found: Results) -> str:
                     label="best" if is_best else None,
                 )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if found.best is not None:
-            axes.legend(fontsize=6.5)
+        add_legend(axes)
         return svg(figure)
 
 

@@ -53,10 +53,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class Search:
     """One search's directory, locked by this process until it ends."""
 
-    def __init__(self, path: Path, study: Study, seed: int, lock: int | None) -> None:
+    def __init__(self, path: Path, study: Study, lock: int | None) -> None:
         self.path = path
         self.study = study
-        self.seed = seed
         self.lock = lock
 
     @classmethod
@@ -80,7 +79,7 @@ class Search:
         refuse_foreign(folder / "search.html", *MARKS)
         study = Study(folder, line.space, line.sweeper)
         sweep.write_json(folder, {"search": wanted})
-        return cls(folder, study, line.jobs[0].seed, lock)
+        return cls(folder, study, lock)
 
 
 def description(line: CommandLine) -> dict[str, Any]:
@@ -104,6 +103,14 @@ def description(line: CommandLine) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
+def read_space(folder: Path) -> list[Dimension]:
+    """The space of the search in `folder`. Raises ValueError if there is none."""
+    try:
+        return [Dimension(**one) for one in sweep.read_search(folder)["space"].values()]
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{folder / 'sweep.json'}: not that of a search") from None
+
+
 class Proposal(NamedTuple):
     """A trial to run."""
 
@@ -121,7 +128,6 @@ class Study:
 
         Raises ValueError if study.log is corrupt.
         """
-        self.folder = folder
         self.space = space
         self.sweeper = sweeper
         self.distributions = {one.name: distribution(one) for one in space}
@@ -198,7 +204,7 @@ class Study:
         return optuna.trial.Trial(self.study, self.study.get_trials()[number]._trial_id)
 
     def record(self, number: int, cfg: DictConfig, path: Path) -> None:
-        """Tell the study how the trial in the run directory `path` ended."""
+        """Record in the study how the trial in the run directory `path` ended."""
         run = Run(path)
         done = sweep.is_done(path, cfg)
         trial = self._trial(number)

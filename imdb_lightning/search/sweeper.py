@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.overrides import with_plus
-from ..config.space import dimension, last_of_each
+from ..config.space import last_of_each
 from ..runs import sweep
 from ..runs.launcher import Job, Pool
 from ..runs.run import Run, RunExistsError, RunLockedError
@@ -44,22 +44,21 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from .study import Study
+        from .study import Study, read_space
 
+        folder = Path(self.master.hydra.sweep.dir)
+        OmegaConf.save(self.master, folder / "multirun.yaml")
+        space = read_space(folder)
+        searched = {one.name for one in space}
         parser = OverridesParser.create(config_loader=self.loader)
         given = parser.parse_overrides(arguments)
         own = parser.parse_overrides([with_plus(f"{k}={v}") for k, v in self.params.items()])
-        overrides = last_of_each([*own, *given])
-        dimensions = [(override, dimension(override)) for override in overrides]
         fixed = [
             f"{override.get_key_element()}={override.get_value_element_as_str()}"
-            for override, found in dimensions
-            if found is None
+            for override in last_of_each([*own, *given])
+            if override.get_key_element().lstrip("+") not in searched
         ]
-        folder = Path(self.master.hydra.sweep.dir)
-        OmegaConf.save(self.master, folder / "multirun.yaml")
-        study = Study(folder, [found for _, found in dimensions if found], self.settings)
-        queue = Trials(study, self.job, fixed, self.is_running)
+        queue = Trials(Study(folder, space, self.settings), self.job, fixed, self.is_running)
         if isinstance(self.pool, Pool):
             self.pool.run(queue)
             return
@@ -120,7 +119,7 @@ class Trials:
         return min(self.study.sweeper["max_concurrent"], self.total - self.finished)
 
     def next(self) -> Job | None:
-        """A trial to start. Raises RunExistsError if another run has its directory."""
+        """A trial to start; None if there is none now, and at the end."""
         while self.failures < MAX_FAILURES:
             proposal = self.again.popleft() if self.again else self.study.propose(self.seed)
             if proposal is None:

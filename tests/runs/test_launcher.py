@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from imdb_lightning.runs import launcher
 from imdb_lightning.runs.run import Run
-from tests.conftest import TINY, command, environment
+from tests.conftest import TINY, command, started
 
 
 CELL = '''
@@ -173,17 +172,6 @@ def test_no_launcher_runs_a_finished_run_again(folder: Path, name: str) -> None:
     assert [name for name in before if before[name] == after[name]] == [
         "+model.cell.fault=a,synthetic"
     ]
-
-
-def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "imdb_lightning", *arguments],
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def wait_for_running(folder: Path, count: int) -> None:

@@ -9,8 +9,6 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from imdb_lightning.config.space import Dimension, dimension
 from imdb_lightning.runs.run import Run
 from imdb_lightning.search import page
 from imdb_lightning.search.study import Pruner, Study, open_study, points, size
-from tests.conftest import TINY, command, environment
+from tests.conftest import TINY, command, started
 
 
 SWEEPER = {
@@ -258,6 +256,18 @@ def test_a_corrupt_study_is_one_line(
         open_study(tmp_path)
 
 
+def test_the_page_says_what_mattered(tmp_path: Path, space: list[Dimension]) -> None:
+    """Of a search whose result is a function of the rate alone; its runs have been removed."""
+    described = {"space": {one.name: one._asdict() for one in space}, "settings": SWEEPER}
+    (tmp_path / "sweep.json").write_text(json.dumps({"search": described}))
+    searched(Study(tmp_path, space, SWEEPER | {"n_trials": 40}))
+    found = page.read(tmp_path)
+    assert next(iter(found.importance)) == "lr" and found.importance["lr"] > 0.5
+    assert sum(found.importance.values()) == pytest.approx(1)
+    (html,) = page.write(found, tmp_path, html_only=True)
+    assert html.read_text("utf-8").count("<svg") == 4
+
+
 # The command
 
 
@@ -383,17 +393,6 @@ def test_a_trial_that_fails_stops_no_other_and_runs_again(tmp_path: Path) -> Non
     assert states() == expected | dict(zip(broken, ("done", "diverged"), strict=True))
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "imdb_lightning", *arguments],
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 def test_a_search_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     pool = [text for text in QUICK if "launcher" not in text]
@@ -403,7 +402,7 @@ def test_a_search_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> N
     killed.mkdir()
     assert command(whole, *arguments, "hydra.launcher.n_jobs=1").returncode == 0
     for how in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        process = start(killed, *arguments)
+        process = started(killed, *arguments)
         before = ended(killed)
         give_up = time.monotonic() + 120
         while ended(killed) < before + 1 and time.monotonic() < give_up:

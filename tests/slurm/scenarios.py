@@ -126,7 +126,7 @@ def cancelled(folder: Path, whole: Run) -> None:
     code, text = Command(folder, *grid, name="again").wait()
     assert code == 0 and "2 of 2 runs done" in text, text
     text = (runs(folder)[0].path / "train.log").read_text()
-    assert re.search("resuming|resumed|continu", text), text
+    assert re.search(r"resuming (in|after) epoch", text), text
 
 
 def interrupted(folder: Path, whole: Run) -> None:
@@ -199,7 +199,18 @@ def preempted(folder: Path, whole: Run) -> None:
     command = Command(folder, *GRID, "seed=0", *LONG)
     until(trains(folder, 1, 3))
     (id_,) = jobs(folder)
-    hogs = slurm("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 5")
+    hogs = slurm(
+        "sbatch",
+        "--parsable",
+        "-o",
+        "/dev/null",
+        "-p",
+        "urgent",
+        "-N2",
+        "--exclusive",
+        "--wrap",
+        "sleep 5",
+    )
     until(lambda: slurm("squeue", "-h", "-j", id_, "-o", "%T").strip() == "PENDING")
     until(lambda: hogs.strip() not in slurm("squeue", "-h", "-o", "%i").split(), 200)
     code, text = command.wait()
